@@ -165,7 +165,7 @@ def _base_url(value: str) -> str:
     value = value.rstrip("/").removesuffix("/chat/completions").rstrip("/")
     try:
         parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, brackets that do not close
         usable = False
     if not usable or any(char.isspace() for char in value):
@@ -198,7 +198,7 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in cast("tuple[object, ...]", first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"setting {name}: there is no such setting"
+        return f"setting {name if name.isidentifier() else _shown(name)}: there is no such setting"
     if not name:
         return f"settings: {first['msg'].removeprefix('Value error, ')}"
     return f"setting {name}: {first['msg']}, got {_shown(first.get('input'))}"
