@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -39,9 +40,17 @@ _LONG_RUN = re.compile(r"\S{20000,}|\s{20000,}")
 _PIECE = 20_000
 
 
-@cache
+_building = threading.Lock()
+
+
 def load_encoding() -> tiktoken.Encoding:
     """The encoding, built once in a process. Takes some tenths of a second: not for an event loop."""
+    with _building:  # a cache alone lets every thread that comes before the first is done build one more
+        return _build_encoding()
+
+
+@cache
+def _build_encoding() -> tiktoken.Encoding:
     data = lzma.decompress(VOCABULARY.read_bytes())
     merges = (len(data) - BYTES) // 6
     planes = [data[BYTES + i * merges : BYTES + (i + 1) * merges] for i in range(6)]

