@@ -17,6 +17,10 @@ ModeName = Literal["live", "record", "replay", "script"]
 MODES_WITH_PATH: tuple[ModeName, ...] = ("record", "replay", "script")
 
 
+# Settings that came later: not set, they are no part of a job's identity, so that older jobs can be resumed.
+_LATER_SETTINGS = ("instruction", "model_params")
+
+
 @dataclass(frozen=True)
 class ModelMode:
     """Where model answers come from: `live`, or `record:FILE`, `replay:FILE`, `script:PATH`."""
@@ -74,6 +78,9 @@ class RunConfig(BaseModel):
     include: Names = Field((), description="globs: run these tasks only")
     exclude: Names = Field((), description="globs: leave these tasks out")
     limit: int | None = Field(None, gt=0, description="run the first N tasks")
+    instruction: str | None = Field(
+        None, min_length=1, description="what the agent is told instead of each task's instruction.md"
+    )
 
     agent: str = Field("", description="a ZIP, a directory, or oracle or nop")
     agent_kwargs: dict[str, Any] = Field(
@@ -83,6 +90,9 @@ class RunConfig(BaseModel):
     model_name: str = Field(DEFAULT_MODEL, min_length=1, description="model name (LLM_MODEL)")
     base_url: str = Field(
         DEFAULT_BASE_URL, description="root of DeepSeek's API (DEEPSEEK_BASE_URL), where the relay calls"
+    )
+    model_params: dict[str, Any] | None = Field(
+        None, description="parameters that the relay sets in every model call (temperature, top_p, …)"
     )
     cost_limit_usd: float | None = Field(
         None, gt=0, description="US dollars a trial may cost (LLM_COST_LIMIT)"
@@ -127,7 +137,11 @@ class RunConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What must be the same when a job is resumed: all but where it lies and how many run at once."""
-        return self.model_dump(mode="json", exclude={"jobs_dir", "job_name", "concurrency"})
+        values = self.model_dump(mode="json", exclude={"jobs_dir", "job_name", "concurrency"})
+        for name in _LATER_SETTINGS:
+            if values[name] is None:
+                del values[name]
+        return values
 
     def identity_digest(self) -> str:
         """SHA-256 (hex) of `identity`."""

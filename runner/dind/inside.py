@@ -165,7 +165,7 @@ def _tasks(lock: JobLock, problems: dict[int, str]) -> Sequence[JobTask]:
         if problem is not None:
             tasks.append(JobTask(item.name, Path(item.path), item.dataset, problem=problem))
         else:
-            tasks.append(reload_task(Path(item.path), item.dataset))
+            tasks.append(reload_task(Path(item.path), item.dataset, instruction=lock.config.instruction))
     return tasks
 
 

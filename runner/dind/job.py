@@ -31,6 +31,7 @@ from runner.dind.tasks import ready_tasks
 from runner.dind.transfer import bring_images
 from runner.environments.docker import DockerSettings, Engine, shared_engine
 from runner.job.errors import JobError
+from runner.job.host import ALONE, JobHost
 from runner.job.job import Job, JobParts
 from runner.job.observer import JobObserver
 from runner.results import Reason
@@ -42,17 +43,18 @@ START_SEC = 60.0
 LOOK_SEC = 0.5
 # Inside, ending the trials takes 10 s at the most; then it is ended from here.
 STOP_SEC = 15.0
-_IMAGE_VARIABLES = ("DOCKER_REGISTRY", "DEFAULT_IMAGE_REGISTRY")
 _LOG_LINES = 8
 
 
 class IsolatedJob(Job):
     """As a Job, but its trials run inside; what they write is in the same folder at once."""
 
-    def __init__(self, parts: JobParts, observer: JobObserver | None, exchange: Exchange) -> None:
-        super().__init__(parts, observer)
+    def __init__(
+        self, parts: JobParts, observer: JobObserver | None, exchange: Exchange, host: JobHost = ALONE
+    ) -> None:
+        super().__init__(parts, observer, host=host)
         self._exchange = exchange
-        self._docker = DockerSettings.from_environment(os.environ)
+        self._docker = host.docker or DockerSettings.from_environment(os.environ)
 
     async def run(self) -> JobSummary:
         """See Job.run. Raises JobError where the isolated runner cannot be started, or ends early."""
@@ -193,7 +195,7 @@ class IsolatedJob(Job):
             model_mode=relay.mode if relay else "none",
             scripted=relay.scripted if relay else False,
             concurrency=config.concurrency,
-            image_variables={name: os.environ[name] for name in _IMAGE_VARIABLES if name in os.environ},
+            image_variables=_image_variables(self._docker),
             uid=os.getuid(),
             gid=os.getgid(),
         )
@@ -255,3 +257,9 @@ class IsolatedJob(Job):
     def _say(self, line: str) -> None:
         self._log.info("%s", line)
         self._observer.note(line, warning=False)
+
+
+def _image_variables(settings: DockerSettings) -> dict[str, str]:
+    """What the runner inside must know to take the images that were brought to it."""
+    named = {"DOCKER_REGISTRY": settings.registry, "DEFAULT_IMAGE_REGISTRY": settings.default_registry}
+    return {name: value for name, value in named.items() if value}

@@ -2,6 +2,7 @@
 
 from runner.job.directory import JobDirectory
 from runner.job.errors import JobBusy, JobChanged, JobError, NothingToRun
+from runner.job.host import JobHost
 from runner.job.job import Job
 from runner.job.observer import JobObserver, SilentObserver
 from runner.job.open import new_job, resumed_job
@@ -12,6 +13,7 @@ __all__ = [
     "JobChanged",
     "JobDirectory",
     "JobError",
+    "JobHost",
     "JobObserver",
     "NothingToRun",
     "SilentObserver",

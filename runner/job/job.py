@@ -13,6 +13,7 @@ from runner.job.agents import JobAgent
 from runner.job.books import Books
 from runner.job.directory import JobDirectory
 from runner.job.gate import Capacity, Gate, Needs
+from runner.job.host import ALONE, JobHost
 from runner.job.lock import JobLock
 from runner.job.model import JobModel
 from runner.job.observer import JobObserver, SilentObserver
@@ -39,19 +40,24 @@ class JobParts:
 class Job:
     """Runs the trials that have not ended yet. One use only."""
 
-    def __init__(self, parts: JobParts, observer: JobObserver | None = None) -> None:
+    def __init__(
+        self, parts: JobParts, observer: JobObserver | None = None, *, host: JobHost = ALONE
+    ) -> None:
         self.parts = parts
         self.config = parts.lock.config
         self.books = Books(parts.directory, parts.lock, parts.model.source)
         self.running: dict[str, TrialProgress] = {}
         self._observer = observer or SilentObserver()
+        self._gate = host.gate
         self._log = _job_log(parts.directory)
         self._setup = TrialSetup(
             job_id=parts.lock.job_id,
             job_dir=parts.directory.root,
             config=self.config,
             environment_kind=parts.lock.environment_kind,
-            make_environment=lambda spec: create_environment(parts.lock.environment_kind, spec),
+            make_environment=lambda spec: create_environment(
+                parts.lock.environment_kind, spec, settings=host.docker
+            ),
             make_agent=parts.agent.make,
             open_model=parts.model.open,
             agent=parts.agent.record,
@@ -66,7 +72,7 @@ class Job:
         self.books.write_config()
         self.books.write("running", n_running=0)
         self._observer.job_started(self)
-        gate = Gate(Capacity.of_machine(self.config.concurrency))
+        gate = self._gate or Gate(Capacity.of_machine(self.config.concurrency))
         status = "interrupted"
         try:
             async with asyncio.TaskGroup() as group:

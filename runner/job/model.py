@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from runner.relay import (
     ScriptError,
     ScriptUpstream,
     Upstream,
+    WithParameters,
 )
 from runner.results import ModelSource, ModelUse
 from runner.trial import ModelAccess
@@ -72,14 +73,21 @@ def model_source(config: RunConfig, *, needed: bool) -> ModelSource:
 
 @asynccontextmanager
 async def open_model(
-    config: RunConfig, secrets: Secrets, *, needed: bool, socket_path: Path | None = None
+    config: RunConfig,
+    secrets: Secrets,
+    *,
+    needed: bool,
+    socket_path: Path | None = None,
+    make: Callable[[RunConfig, Secrets], Upstream] | None = None,
 ) -> AsyncIterator[JobModel]:
     """The relay of a job while it runs, on a unix socket, too, if asked. Raises JobError."""
     source = model_source(config, needed=needed)
     if not needed:
         yield JobModel(config, source)
         return
-    upstream = make_upstream(config, secrets)
+    upstream = (make or make_upstream)(config, secrets)
+    if config.model_params:
+        upstream = WithParameters(upstream, config.model_params)
     # A recording of a script is canned, too, and says so.
     source = source.model_copy(update={"canned": upstream.scripted or config.mode.canned})
     async with Relay(upstream, allowed_models=(config.model_name,), socket_path=socket_path) as relay:

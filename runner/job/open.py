@@ -14,6 +14,7 @@ from runner.environments.select import Backend
 from runner.job.agents import JobAgent, prepare_agent
 from runner.job.directory import JobDirectory
 from runner.job.errors import JobError
+from runner.job.host import ALONE, JobHost
 from runner.job.job import Job, JobParts
 from runner.job.lock import JobLock, check_unchanged, make_lock, read_lock
 from runner.job.model import JobModel, open_model
@@ -28,15 +29,21 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def new_job(
-    config: RunConfig, secrets: Secrets, observer: JobObserver | None = None
+    config: RunConfig,
+    secrets: Secrets,
+    observer: JobObserver | None = None,
+    *,
+    host: JobHost = ALONE,
 ) -> AsyncIterator[Job]:
     """A new job in a folder of its own; or, where `job_name` names one that exists, that job again.
+
+    `host` says what it shares with other jobs of this program.
 
     Raises JobError and TaskError before anything is started, each with one line for a person.
     """
     observer = observer or SilentObserver()
     if (earlier := _earlier(config)) is not None:
-        async with resumed_job(earlier, secrets, observer, config=config) as job:
+        async with resumed_job(earlier, secrets, observer, config=config, host=host) as job:
             yield job
         return
     tasks = await asyncio.to_thread(load_tasks, config)
@@ -49,12 +56,12 @@ async def new_job(
     await _remove_leftovers(backend.kind, observer)
     async with AsyncExitStack() as stack:
         exchange = stack.enter_context(_way_in(config))
-        model = await stack.enter_async_context(_model(config, secrets, agent, exchange))
+        model = await stack.enter_async_context(_model(config, secrets, agent, exchange, host))
         lock = make_lock(config, tasks, environment_kind=backend.kind, agent_digest=agent.record.digest)
         directory = _new_directory(config)
         with directory.claim():
             write_model(directory.lock, lock)
-            yield _job(_parts(directory, lock, tasks, agent, model, secrets), observer, exchange)
+            yield _job(_parts(directory, lock, tasks, agent, model, secrets), observer, exchange, host)
 
 
 @asynccontextmanager
@@ -65,6 +72,7 @@ async def resumed_job(
     *,
     config: RunConfig | None = None,
     concurrency: int | None = None,
+    host: JobHost = ALONE,
 ) -> AsyncIterator[Job]:
     """The job in `path`, to go on where it stopped. `config`, where given, must be the one it began with.
 
@@ -74,7 +82,10 @@ async def resumed_job(
     directory = _at(path)
     lock = read_lock(directory.lock)
     given = config or lock.config
-    tasks = await asyncio.to_thread(lambda: [reload_task(Path(t.path), t.dataset) for t in lock.tasks])
+    told = lock.config.instruction
+    tasks = await asyncio.to_thread(
+        lambda: [reload_task(Path(t.path), t.dataset, instruction=told) for t in lock.tasks]
+    )
     agent = await prepare_agent(lock.config)
     check_unchanged(lock, given, tasks, agent_digest=agent.record.digest)
     at_once = concurrency or given.concurrency
@@ -82,8 +93,8 @@ async def resumed_job(
     backend = await _backend(lock.config.model_copy(update={"environment": lock.environment_kind}))
     await _remove_leftovers(backend.kind, observer)
     with directory.claim(), _way_in(lock.config) as exchange:
-        async with _model(lock.config, secrets, agent, exchange) as model:
-            yield _job(_parts(directory, lock, tasks, agent, model, secrets), observer, exchange)
+        async with _model(lock.config, secrets, agent, exchange, host) as model:
+            yield _job(_parts(directory, lock, tasks, agent, model, secrets), observer, exchange, host)
 
 
 def _parts(
@@ -117,18 +128,20 @@ def _way_in(config: RunConfig) -> Iterator[Exchange | None]:
 
 
 def _model(
-    config: RunConfig, secrets: Secrets, agent: JobAgent, exchange: Exchange | None
+    config: RunConfig, secrets: Secrets, agent: JobAgent, exchange: Exchange | None, host: JobHost
 ) -> AbstractAsyncContextManager[JobModel]:
     socket_path = exchange.relay if exchange else None
-    return open_model(config, secrets, needed=agent.needs_model, socket_path=socket_path)
+    return open_model(
+        config, secrets, needed=agent.needs_model, socket_path=socket_path, make=host.make_upstream
+    )
 
 
-def _job(parts: JobParts, observer: JobObserver, exchange: Exchange | None) -> Job:
+def _job(parts: JobParts, observer: JobObserver, exchange: Exchange | None, host: JobHost) -> Job:
     if exchange is None:
-        return Job(parts, observer)
+        return Job(parts, observer, host=host)
     from runner.dind import IsolatedJob
 
-    return IsolatedJob(parts, observer, exchange)
+    return IsolatedJob(parts, observer, exchange, host)
 
 
 async def _backend(config: RunConfig) -> Backend:

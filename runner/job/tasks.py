@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.config import RunConfig
@@ -38,7 +38,10 @@ def load_tasks(config: RunConfig) -> list[JobTask]:
         if left == 0:
             break
         dataset = load_dataset(path, include=config.include, exclude=config.exclude, limit=left)
-        listed = [JobTask(task.name, task.path, dataset.name, task=task) for task in dataset.tasks]
+        listed = [
+            JobTask(task.name, task.path, dataset.name, task=_told(task, config.instruction))
+            for task in dataset.tasks
+        ]
         listed += [_broken(error, dataset.path, dataset.name) for error in dataset.broken]
         for item in sorted(listed, key=lambda item: item.path):
             found.setdefault(item.path, item)
@@ -47,15 +50,20 @@ def load_tasks(config: RunConfig) -> list[JobTask]:
     return list(found.values())
 
 
-def reload_task(path: Path, dataset: str) -> JobTask:
-    """One task again, for a job that is resumed."""
+def reload_task(path: Path, dataset: str, *, instruction: str | None = None) -> JobTask:
+    """One task again, for a job that is resumed. `instruction` is the job's own, where it has one."""
     try:
         task = load_dataset(path).tasks
     except TaskError as error:
         return JobTask(path.name, path, dataset, problem=str(error))
     if not task:
         return JobTask(path.name, path, dataset, problem="the task cannot be loaded any more")
-    return JobTask(task[0].name, path, dataset, task=task[0])
+    return JobTask(task[0].name, path, dataset, task=_told(task[0], instruction))
+
+
+def _told(task: Task, instruction: str | None) -> Task:
+    """The task with other words for the agent; its digest stays that of the folder."""
+    return task if instruction is None else replace(task, instruction=instruction)
 
 
 def _broken(error: TaskError, root: Path, dataset: str) -> JobTask:

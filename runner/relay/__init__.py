@@ -2,6 +2,7 @@
 
 from runner.relay.accounts import RunAccount, RunUsage
 from runner.relay.cassette import CassetteError
+from runner.relay.parameters import WithParameters
 from runner.relay.relay import Relay
 from runner.relay.replay import RecordUpstream, ReplayUpstream
 from runner.relay.script import PythonScript, Reply, ReplyCall, ScriptError, ScriptUpstream
@@ -26,4 +27,5 @@ __all__ = [
     "StreamDropped",
     "Upstream",
     "UpstreamResponse",
+    "WithParameters",
 ]
