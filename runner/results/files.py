@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -38,3 +39,18 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def regular_file_inside(root: Path, relative: str) -> Path | None:
+    """A regular file below `root`, by a relative path that came from outside; None where there is none.
+
+    What an agent wrote may hold links to anywhere on this machine: a path that leads through one is none.
+    """
+    if "\0" in relative:
+        return None
+    path = root / relative
+    try:
+        inside = path.resolve(strict=True) == root.resolve(strict=True) / relative
+        return path if inside and stat.S_ISREG(path.lstat().st_mode) else None
+    except (OSError, RuntimeError):
+        return None

@@ -1,0 +1,6 @@
+"""The evaluation service: Terminal-Bench-server's HTTP API, and jobs (contracts.md 8)."""
+
+from runner.service.app import create_app
+from runner.service.settings import ServiceSettings, load_settings
+
+__all__ = ["ServiceSettings", "create_app", "load_settings"]

@@ -1,0 +1,90 @@
+"""What a request is refused with: a sentence for a person and a code for a program, as JSON."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+log = logging.getLogger("capstan.service")
+
+
+class ErrorDetail(BaseModel):
+    """The code never changes; the message may."""
+
+    code: str = Field(examples=["task_unknown"])
+    message: str = Field(
+        examples=["there is no task fix-gti in terminal-bench-2-main; did you mean fix-git?"]
+    )
+    findings: list[str] | None = Field(None, description="each rule that an uploaded agent breaks")
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: ErrorDetail
+
+
+class ServiceError(Exception):
+    """A request that cannot be served. `message` is one sentence and holds no secret."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        findings: list[str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = ErrorDetail(code=code, message=message, findings=findings)
+        self.headers = dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """The answer itself."""
+        body = ErrorAnswer(error=self.detail).model_dump(exclude_none=True)
+        return JSONResponse(body, status_code=self.status, headers=self.headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Every error of this app is answered in this form; a traceback goes to the log alone."""
+
+    @app.exception_handler(ServiceError)
+    async def _(_: Request, error: ServiceError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> Response:
+        return invalid_request(error.errors()).response()
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        message = {404: "there is nothing at this address", 405: "this address takes other methods"}.get(
+            error.status_code, str(error.detail)
+        )
+        return ServiceError(error.status_code, code, message, headers=error.headers).response()
+
+    @app.exception_handler(Exception)
+    async def _(request: Request, error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        message = "the service failed on this request; its log says why"
+        return ServiceError(500, "internal_error", message).response()
+
+
+def invalid_request(errors: Any) -> ServiceError:
+    """The first thing wrong with a request: where it stands and what is allowed, never what was sent."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    sentence = f"{where or 'the request'}: {message[:1].lower()}{message[1:]}"
+    return ServiceError(422, "invalid_request", sentence)

@@ -1,0 +1,144 @@
+"""What may be asked of the service, as it comes in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+# In this order, first in params.metadata and then in params (contracts.md 8).
+TASK_NAMES = ("task_name", "instance_id", "terminal_bench_task_id", "task_id")
+
+
+class LlmConfig(BaseModel):
+    """Which model answers the agent, and with whose key: used for this run alone, and kept nowhere."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model_name: str | None = Field(None, min_length=1, max_length=200, examples=["deepseek-v4-pro"])
+    api_key: SecretStr | None = Field(None, examples=["sk-…"])
+    url: str | None = Field(None, max_length=2000, examples=["https://api.deepseek.com"])
+    model_infer_params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Set in every model call: temperature, top_p, max_tokens, …",
+        examples=[{"temperature": 0.6, "top_p": 0.95}],
+    )
+
+    @field_validator("api_key", "url", mode="before")
+    @classmethod
+    def _empty_is_missing(cls, value: Any) -> Any:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not all("!" <= char <= "~" for char in value.get_secret_value().strip()):
+            raise ValueError("must be printable ASCII without spaces")
+        return None if value is None else SecretStr(value.get_secret_value().strip())
+
+
+class TaskParams(BaseModel):
+    """Where clients put the task's name and, if they have one, a statement of their own."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task_id: str | None = Field(None, examples=["fix-git"])
+    task_name: str | None = None
+    instance_id: str | None = None
+    terminal_bench_task_id: str | None = None
+    problem_statement: str | None = Field(None, description="instead of the task's instruction.md")
+    max_steps: int | None = Field(None, gt=0, le=100_000)
+    metadata: dict[str, Any] = Field(default_factory=dict, examples=[{"task_name": "fix-git"}])
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @property
+    def names(self) -> list[str]:
+        """What may be the task's name, likeliest first: `params.task_id`, then the other places."""
+        places = [self.task_id, *(self.metadata.get(name) for name in TASK_NAMES)]
+        places += [getattr(self, name) for name in TASK_NAMES]
+        return [place for place in places if isinstance(place, str) and place.strip()]
+
+    @property
+    def statement(self) -> str | None:
+        """What the agent is told; None: the task's own instruction."""
+        for place in (self.metadata.get("problem_statement"), self.problem_statement):
+            if isinstance(place, str) and place.strip():
+                return place
+        return None
+
+
+class TaskRequest(BaseModel):
+    """`POST /api/tasks`: one task, answered when it is done. Unknown keys are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "params": {"task_id": "fix-git"},
+                    "llm_config": {
+                        "model_name": "deepseek-v4-pro",
+                        "api_key": "sk-…",
+                        "url": "https://api.deepseek.com",
+                        "model_infer_params": {"temperature": 0.6},
+                    },
+                    "max_steps": 100,
+                }
+            ]
+        },
+    )
+
+    params: TaskParams = Field(default_factory=lambda: TaskParams.model_validate({}))
+    llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
+    max_steps: int | None = Field(None, gt=0, le=100_000, description="model calls that may run tools")
+
+
+class JobRequest(BaseModel):
+    """`POST /api/jobs`: several tasks, answered at once with the job's id."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"tasks": ["fix-git", "sqlite-*"], "attempts": 3, "agent": "my-agent.zip"}]
+        },
+    )
+
+    tasks: list[str] = Field(
+        default_factory=list, max_length=1000, description="names or globs; none: all tasks of TB2_DIR"
+    )
+    exclude: list[str] = Field(default_factory=list, max_length=1000, description="globs to leave out")
+    limit: int | None = Field(None, gt=0, le=100_000, description="the first so many")
+    attempts: int = Field(1, gt=0, le=1000, description="attempts of each task")
+    agent: str | None = Field(
+        None,
+        max_length=500,
+        description="a ZIP or folder below AGENTS_DIR, `oracle`, `nop`, or `sha256:…` of an earlier upload; "
+        "none: the service's own agent",
+        examples=["my-agent.zip"],
+    )
+    llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
+    max_steps: int | None = Field(
+        None,
+        gt=0,
+        le=100_000,
+        description="model calls that may run tools",
+    )
+    cost_limit_usd: float | None = Field(
+        None, gt=0, le=1e6, allow_inf_nan=False, description="US dollars a trial may cost"
+    )
+    timeout_multiplier: float | None = Field(
+        None, gt=0, le=1000, allow_inf_nan=False, description="factor on all time limits"
+    )
+
+
+def fingerprint(request: BaseModel, *more: str) -> str:
+    """Tells one request from another (hex SHA-256). A key is no part of it: it goes nowhere near a disk."""
+    body = request.model_dump(mode="json", exclude={"llm_config": {"api_key"}})
+    text = json.dumps([type(request).__name__, body, *more], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

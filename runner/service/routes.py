@@ -1,0 +1,263 @@
+"""The routes of the service's API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel, Field, ValidationError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from runner.service.answers import JobAnswer, TaskAnswer, job_answer, task_answer, trajectory_file
+from runner.service.desk import Desk
+from runner.service.errors import ErrorAnswer, ServiceError, invalid_request
+from runner.service.orders import OrderDesk
+from runner.service.requests import JobRequest, TaskRequest, fingerprint
+from runner.service.store import JobRow
+from runner.submission.archive import MAX_ZIP_BYTES
+
+JOB_HEADER = "X-Capstan-Job"
+PING_SEC = 15
+MAX_PAGE = 500
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="A repeated request with the same key is the same job, and not run again.",
+    ),
+]
+_JSON = "application/json"
+_FORM = "multipart/form-data"
+
+
+class Health(BaseModel):
+    """Terminal-Bench-server's own words."""
+
+    status: Literal["healthy"] = "healthy"
+    service: Literal["Terminal-Bench"] = "Terminal-Bench"
+
+
+class JobList(BaseModel):
+    """Jobs, newest first. `next` is what `before` must be to see the ones before these; null at the end."""
+
+    jobs: list[JobAnswer]
+    next: int | None = Field(None, examples=[17])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the routes work with."""
+
+    desk: Desk
+    orders: OrderDesk
+
+
+def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
+    words = {
+        401: "The token is missing.",
+        403: "The request comes from another site, or under a false host.",
+        404: "There is no such thing.",
+        409: "The job is in a state in which that cannot be had.",
+        413: "The request is too large.",
+        422: "The request is wrong; the message says what and where.",
+        429: "The queue is full; Retry-After says when to come again.",
+        502: "There is no verdict: the task could not be run.",
+        503: "The service stops, or has no tasks.",
+    }
+    return {code: {"model": ErrorAnswer, "description": words[code]} for code in (401, 403, *codes)}
+
+
+def make_api(parts: Parts) -> APIRouter:
+    """The routes of contracts.md 8 and of jobs."""
+    api = APIRouter()
+    desk, store = parts.desk, parts.desk.store
+
+    def found(job_id: str) -> JobRow:
+        try:
+            return store.get(job_id)
+        except KeyError:
+            raise ServiceError(404, "job_unknown", "there is no job with this id") from None
+
+    @api.get("/health", tags=["service"], summary="Whether the service is up")
+    async def health() -> Health:
+        return Health()
+
+    @api.post(
+        "/api/tasks",
+        tags=["tasks"],
+        summary="Run one task and wait for its verdict",
+        responses=_errors(404, 409, 413, 422, 429, 502, 503),
+        response_model=TaskAnswer,
+    )
+    async def run_task(
+        body: TaskRequest, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> TaskAnswer:
+        """Answered when the task is done, which may take hours: the time limits are the task's own.
+
+        The header `X-Capstan-Job` names the job. A client that was cut off asks `GET /api/tasks/{id}`, or
+        repeats its request with the same Idempotency-Key; the task goes on meanwhile.
+        """
+        order = parts.orders.task(body)
+        row = desk.submit(order, fingerprint=fingerprint(body), idempotency_key=idempotency_key)
+        response.headers[JOB_HEADER] = row.id
+        return await _answer(row.id)
+
+    @api.get(
+        "/api/tasks/{job_id}",
+        tags=["tasks"],
+        summary="The answer to an earlier request",
+        responses=_errors(404, 409, 422, 502, 503),
+        response_model=TaskAnswer,
+    )
+    async def task_result(job_id: str, response: Response) -> TaskAnswer:
+        """Waits, as the request itself does, until the task is done."""
+        row = found(job_id)
+        if row.kind != "task":
+            raise ServiceError(409, "not_a_task", "this is a job of several tasks: ask /api/jobs for it")
+        response.headers[JOB_HEADER] = row.id
+        return await _answer(row.id)
+
+    async def _answer(job_id: str) -> TaskAnswer:
+        try:
+            return task_answer(await desk.wait(job_id))
+        except ServiceError as error:
+            error.headers[JOB_HEADER] = job_id
+            raise
+
+    @api.post(
+        "/api/jobs",
+        tags=["jobs"],
+        status_code=202,
+        summary="Run tasks, several times if wanted; answered at once",
+        responses=_errors(404, 413, 422, 429, 503),
+        response_model=JobAnswer,
+        openapi_extra={"requestBody": _job_body()},
+    )
+    async def create_job(
+        request: Request, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> JobAnswer:
+        """The job as JSON; or as a form with the field `job` (the same JSON) and the file `agent`, a ZIP."""
+        body, archive = await _read_job(request)
+        uploaded = None if archive is None else await parts.orders.shelf.put(archive)
+        order = parts.orders.job(body, uploaded=uploaded)
+        row = desk.submit(
+            order, fingerprint=fingerprint(body, uploaded or ""), idempotency_key=idempotency_key
+        )
+        response.headers["Location"] = f"/api/jobs/{row.id}"
+        return job_answer(row, store, trials=False)
+
+    @api.get("/api/jobs", tags=["jobs"], summary="Jobs, newest first", responses=_errors(422))
+    async def list_jobs(
+        limit: Annotated[int, Query(gt=0, le=MAX_PAGE)] = 50,
+        before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    ) -> JobList:
+        rows = store.newest(limit, before=before)
+        jobs = [job_answer(row, store, trials=False) for row in rows]
+        return JobList(jobs=jobs, next=rows[-1].number if len(rows) == limit else None)
+
+    @api.get("/api/jobs/{job_id}", tags=["jobs"], summary="A job and its trials", responses=_errors(404, 422))
+    async def get_job(job_id: str) -> JobAnswer:
+        return job_answer(found(job_id), store, trials=True)
+
+    @api.delete("/api/jobs/{job_id}", tags=["jobs"], summary="Cancel a job", responses=_errors(404, 422, 503))
+    async def cancel_job(job_id: str) -> JobAnswer:
+        """Running trials are ended and their containers removed; what ended before stays. Answered then."""
+        desk.cancel(found(job_id).id)
+        return job_answer(await desk.wait(job_id), store, trials=True)
+
+    @api.get(
+        "/api/jobs/{job_id}/events",
+        tags=["jobs"],
+        summary="Follow a job (server-sent events)",
+        responses=_errors(404, 422) | {200: {"content": {"text/event-stream": {}}}},
+        response_class=StreamingResponse,
+    )
+    async def follow_job(
+        job_id: str,
+        last_event_id: Annotated[
+            int | None, Header(alias="Last-Event-ID", ge=0, le=2**62, description="the last one seen")
+        ] = None,
+    ) -> EventSourceResponse:
+        """All events from the first, or from the one after `Last-Event-ID`; ends with `job_ended`."""
+        row = found(job_id)
+
+        async def events() -> AsyncIterator[ServerSentEvent]:
+            async for event in desk.follow(row.id, after=last_event_id or 0):
+                data = json.dumps({"at": event.at, **event.data})
+                yield ServerSentEvent(data, event=event.type, id=str(event.number))
+
+        return EventSourceResponse(events(), ping=PING_SEC)
+
+    @api.get(
+        "/api/jobs/{job_id}/trials/{trial}/trajectory",
+        tags=["jobs"],
+        summary="What the agent did, as it wrote it (ATIF)",
+        responses=_errors(404, 422) | {200: {"content": {_JSON: {}}}},
+        response_class=FileResponse,
+    )
+    async def trajectory(job_id: str, trial: str) -> FileResponse:
+        path = trajectory_file(found(job_id), trial)
+        return FileResponse(path, media_type=_JSON, headers={"X-Content-Type-Options": "nosniff"})
+
+    return api
+
+
+async def _read_job(request: Request) -> tuple[JobRequest, bytes | None]:
+    """The job, and the agent that came with it."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == _FORM:
+        text, archive = await _read_form(request)
+    elif content_type in (_JSON, ""):
+        text, archive = await request.body(), None
+    else:
+        raise ServiceError(422, "invalid_request", f"the request must be {_JSON} or {_FORM}")
+    try:
+        return JobRequest.model_validate_json(text), archive
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False)) from None
+
+
+async def _read_form(request: Request) -> tuple[str, bytes | None]:
+    try:
+        async with request.form(max_files=1, max_fields=1, max_part_size=2**20) as form:
+            job, agent = form.get("job", "{}"), form.get("agent")
+            if unknown := set(form) - {"job", "agent"}:
+                raise ServiceError(422, "invalid_request", f"form field {sorted(unknown)[0]!r} is not known")
+            if not isinstance(job, str):
+                raise ServiceError(422, "invalid_request", "job: must be a field with JSON, no file")
+            if agent is not None and not isinstance(agent, UploadFile):
+                raise ServiceError(422, "invalid_request", "agent: must be a file, a ZIP")
+            archive = None if agent is None else await agent.read(MAX_ZIP_BYTES + 1)
+            return job, archive
+    except HTTPException as error:  # how starlette says that a form cannot be read
+        raise ServiceError(422, "invalid_request", f"the form cannot be read: {error.detail}") from None
+
+
+def _job_body() -> dict[str, Any]:
+    schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    examples = schema.pop("examples")
+    return {
+        "required": True,
+        "content": {
+            _JSON: {"schema": schema, "examples": {"some tasks": {"value": examples[0]}}},
+            _FORM: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "job": {"type": "string", "description": "the job, as JSON"},
+                        "agent": {"type": "string", "format": "binary", "description": "a ZIP"},
+                    },
+                },
+            },
+        },
+    }
