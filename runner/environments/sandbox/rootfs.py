@@ -129,14 +129,18 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a sandbox's folder, whatever modes were left in it; what cannot go is left."""
+    """Remove a sandbox's folder, whatever modes were left in it; what cannot go is left.
+
+    Nothing above `root` is touched: two runners may remove the same leftover, and the one that comes too late
+    must not take the failure for a matter of modes.
+    """
     if not root.exists():
         return
 
     def mend(function: object, path: str, _error: object) -> None:
-        parent = Path(path).parent
         try:
-            parent.chmod(0o700)
+            if Path(path) != root:
+                Path(path).parent.chmod(0o700)
             if Path(path).is_dir() and not Path(path).is_symlink():
                 Path(path).chmod(0o700)
                 shutil.rmtree(path, ignore_errors=True)
