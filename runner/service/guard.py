@@ -47,7 +47,15 @@ class Guard:
         except ServiceError as error:
             await error.response()(scope, receive, send)
             return
-        await self._app(scope, limited, send)
+
+        async def answer(message: Message) -> None:
+            # What reads bodies tells its own story of one that broke off; this is the true one.
+            if not limited.exceeded:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await _too_large().response()(scope, receive, send)
+
+        await self._app(scope, limited, answer)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
         if self._token is not None:
@@ -87,6 +95,7 @@ class _Limited:
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
         self._left = MAX_BODY_BYTES
+        self.exceeded = False
         claimed = headers.get("content-length", "")
         if claimed.isdigit() and int(claimed) > MAX_BODY_BYTES:
             raise _too_large()
@@ -96,6 +105,7 @@ class _Limited:
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
+                self.exceeded = True
                 raise _too_large()
         return message
 

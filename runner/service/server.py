@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
 from types import FrameType
@@ -46,6 +47,8 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
                 "on them can run code here and spend your key. Set SERVICE_TOKEN, or bind 127.0.0.1.\n"
             )
         sys.stderr.flush()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stopped)  # uvicorn raises what it caught once more, when all is done
         asyncio.run(server.serve(sockets=[listener]))
     finally:
         listener.close()
@@ -61,6 +64,10 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._desk.hang_up()
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    """The end was orderly: exit code 0."""
 
 
 def _listen(host: str, port: int) -> socket.socket:

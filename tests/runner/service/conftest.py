@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.runner.service.service_helpers import Service, furnish, running
+from tests.runner.service.service_helpers import KEY, Service, furnish, running
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "agents/obedient",
         "--env",
         "sandbox",
-        DEEPSEEK_API_KEY="sk-the-services-own",
         LLM_URL_LOOPBACK="true",
+        **KEY,
     ) as service:
         yield service

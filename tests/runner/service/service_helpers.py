@@ -31,6 +31,8 @@ _OURS = (
     "TB2_",
     "AGENTS_",
 )
+# A key of the service's own, for agents that could call a model.
+KEY = {"DEEPSEEK_API_KEY": "sk-the-services-own"}
 # An agent that calls no model, and whose verdict depends on what it is told and given.
 OBEDIENT = """
 (self.logs_dir / "told.txt").write_text(instruction)

@@ -1,0 +1,169 @@
+"""A service that is killed, or stopped, and what becomes of what it had in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runner.relay import Relay, ScriptUpstream
+from tests.runner.job_helpers import write_agent
+from tests.runner.service.service_helpers import KEY, ROOT, Service, events, furnish, running, wait_until
+
+# Leaves a mark outside of the task, so that a test can count how often it ran.
+COUNTED = """
+with open({path!r}, "a") as file:
+    file.write(self.logs_dir.parent.name + "\\n")
+await environment.exec("sleep 1 && touch /app/done")
+return "done"
+"""
+
+
+def folder_with_counter(tmp_path: Path) -> tuple[Path, Path]:
+    counter = tmp_path / "counter"
+    furnish(tmp_path)
+    write_agent(tmp_path / "agents" / "counted", COUNTED.format(path=str(counter)))
+    return tmp_path, counter
+
+
+def history(service: Service, job: str) -> list[tuple[str, dict[str, Any]]]:
+    with service.client() as client:
+        return [
+            (kind, json.loads(data)) for _, kind, data in events(client.get(f"/api/jobs/{job}/events").text)
+        ]
+
+
+def test_a_killed_service_goes_on_with_what_was_running_and_queued(tmp_path: Path) -> None:
+    folder, counter = folder_with_counter(tmp_path)
+    arguments = ("--agent", "agents/counted", "--env", "sandbox")
+    variables = {"THREAD_POOL_MAX_WORKERS": "1", **KEY}
+    with running(folder, *arguments, **variables) as service, service.client() as client:
+        jobs = [
+            client.post("/api/jobs", json={"tasks": ["easy"], "attempts": 3}).json()["id"] for _ in range(2)
+        ]
+        wait_until(lambda: len(list(service.jobs.glob("*/*/result.json"))) >= 1, "no trial ended")
+        wait_until(lambda: counter.read_text().count("\n") >= 2, "no second trial began")
+        service.kill()
+    with running(folder, *arguments, **variables) as service, service.client() as client:
+        stories = [history(service, job) for job in jobs]
+        results = [client.get(f"/api/jobs/{job}").json() for job in jobs]
+    assert [result["state"] for result in results] == ["completed", "completed"]
+    assert [result["summary"]["score"] for result in results] == [1.0, 1.0]
+    assert all(len(result["trials"]) == 3 for result in results)
+    (again,) = [data for kind, data in stories[0] if kind == "restarted"]
+    assert len(again["kept"]) >= 1 and len(again["started_over"]) == 1
+    assert tuple(kind for kind, _ in stories[1] if kind in ("queued", "restarted"))[::-1] == (
+        "restarted",
+        "queued",
+    )
+    runs = counter.read_text().split()
+    assert all(runs.count(name) == (2 if name in again["started_over"] else 1) for name in set(runs))
+    left = subprocess.run(["pgrep", "-af", str(folder)], capture_output=True, text=True, check=False).stdout
+    assert "bwrap" not in left
+
+
+def test_a_stopped_service_tells_who_waits_and_goes_on_later(tmp_path: Path) -> None:
+    folder, _ = folder_with_counter(tmp_path)
+    arguments = ("--agent", "agents/obedient", "--env", "sandbox")
+    body = {"params": {"task_id": "easy", "problem_statement": "sleep 3 touch"}}
+    answers: list[httpx.Response] = []
+    with running(folder, *arguments, **KEY) as service:
+        client = service.client(headers={"Idempotency-Key": "mine"})
+        thread = threading.Thread(target=lambda: answers.append(client.post("/api/tasks", json=body)))
+        thread.start()
+        wait_until(lambda: list(service.jobs.glob("*/*/agent/told.txt")), "the agent never began")
+        assert service.stop(signal.SIGTERM) == 0
+        thread.join()
+    (told,) = answers
+    assert told.status_code == 503 and told.headers["retry-after"] and told.headers["X-Capstan-Job"]
+    assert told.json()["error"]["code"] == "service_stopping"
+    with running(folder, *arguments, **KEY) as service, service.client() as client:
+        again = client.post("/api/tasks", json=body, headers={"Idempotency-Key": "mine"})
+    assert again.json()["final_answer"] == "True"
+    assert again.headers["X-Capstan-Job"] == told.headers["X-Capstan-Job"]
+
+
+async def test_a_request_with_a_key_of_its_own_waits_for_it_after_a_kill(tmp_path: Path) -> None:
+    arguments = ("--env", "sandbox", "--tasks", str(ROOT / "examples" / "tasks"))
+    variables = {"LLM_URL_LOOPBACK": "true"}
+    async with Relay(ScriptUpstream(ROOT / "examples" / "scripts")) as relay:
+        account = relay.open_run("the provider")
+        body = {
+            "params": {"task_id": "sales-report"},
+            "llm_config": {"api_key": account.token, "url": account.base_url},
+        }
+
+        def killed() -> str:
+            with running(tmp_path, *arguments, **variables) as service, service.client() as client:
+                with pytest.raises(httpx.HTTPError):
+                    client.post("/api/tasks", json=body, timeout=0.2, headers={"Idempotency-Key": "k"})
+                job = client.get("/api/jobs").json()["jobs"][0]["id"]
+                service.kill()
+            return job
+
+        def again(job: str) -> tuple[dict[str, Any], httpx.Response, httpx.Response]:
+            with running(tmp_path, *arguments, **variables) as service, service.client() as client:
+                waiting = client.get(f"/api/jobs/{job}").json()
+                asked = client.get(f"/api/tasks/{job}")
+                repeated = client.post("/api/tasks", json=body, headers={"Idempotency-Key": "k"})
+            return waiting, asked, repeated
+
+        job = await asyncio.to_thread(killed)
+        assert not any(
+            account.token.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()
+        )
+        waiting, asked, repeated = await asyncio.to_thread(again, job)
+    assert waiting["state"] == "waiting_for_key" and "Idempotency-Key" in waiting["error"]["message"]
+    assert asked.status_code == 409 and asked.json()["error"]["code"] == "key_needed"
+    assert repeated.status_code == 200 and repeated.json()["final_answer"] == "True"
+    assert repeated.headers["X-Capstan-Job"] == job
+
+
+def test_a_folder_of_jobs_has_one_service(tmp_path: Path) -> None:
+    furnish(tmp_path)
+    with running(tmp_path, "--agent", "nop", "--env", "sandbox"):
+        second = Service(tmp_path, ("--agent", "nop", "--env", "sandbox"))
+        with pytest.raises(AssertionError, match="another service works here"):
+            second.start()
+        assert second.stop() != 0
+
+
+def test_a_queue_that_is_none_is_one_line(tmp_path: Path) -> None:
+    furnish(tmp_path)
+    (tmp_path / "jobs" / ".service").mkdir(parents=True)
+    (tmp_path / "jobs" / ".service" / "queue.sqlite3").write_text("no database, " * 100)
+    service = Service(tmp_path, ("--agent", "nop"))
+    with pytest.raises(AssertionError, match="no queue of this service"):
+        service.start()
+    assert service.stop() == 1 and len(service.lines) == 1
+
+
+@pytest.mark.timeout(300)
+def test_fifty_tasks_posted_at_once_are_all_answered(tmp_path: Path) -> None:
+    furnish(tmp_path)
+
+    async def all_at_once(url: str) -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=280, limits=limits) as client:
+            bodies = [
+                {"params": {"task_id": "easy", "problem_statement": f"{'touch' if n % 2 else 'leave'} {n}"}}
+                for n in range(50)
+            ]
+            return await asyncio.gather(*(client.post("/api/tasks", json=body) for body in bodies))
+
+    with running(tmp_path, "--agent", "agents/obedient", "--env", "sandbox", **KEY) as service:
+        before = service.resident_mb()
+        answers = asyncio.run(all_at_once(service.url))
+        grown = service.resident_mb() - before
+    assert [answer.status_code for answer in answers] == [200] * 50
+    assert [answer.json()["final_answer"] for answer in answers] == ["False", "True"] * 25
+    assert len({answer.headers["X-Capstan-Job"] for answer in answers}) == 50
+    assert len(list(service.jobs.glob("*/*/result.json"))) == 50
+    assert grown < 150, f"{grown:.0f} MiB more than before"
