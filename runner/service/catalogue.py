@@ -76,8 +76,8 @@ def _read(root: Path) -> dict[str, str]:
         for name in (task.path.name, task.name, task.full_name):
             names.setdefault(name, task.path.name)
     for broken in dataset.broken:  # it is run, too: the answer then says what is wrong with it
-        folder = broken.path if broken.path.is_dir() else broken.path.parent
-        names.setdefault(folder.name, folder.name)
+        folder = broken.path.relative_to(root).parts[0]
+        names.setdefault(folder, folder)
     return names
 
 

@@ -84,7 +84,10 @@ async def ensure_image(engine: Engine, spec: EnvironmentSpec, settings: DockerSe
     candidates = image_candidates(spec, settings)
     if not candidates:
         if _dockerfile(spec) is None:
-            raise EnvironmentStartError(f"{spec.task_name}: there is neither a docker_image nor a Dockerfile")
+            raise EnvironmentStartError(
+                f"{spec.task_name}: there is neither a docker_image nor a Dockerfile: write one, or set "
+                "DEFAULT_IMAGE_REGISTRY"
+            )
         return await build_image(engine, spec, settings)
     for name in candidates:
         if found := await find_image(engine, name):

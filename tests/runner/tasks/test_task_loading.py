@@ -156,9 +156,7 @@ def test_unknown_keys_warn_with_a_suggestion(tmp_path: Path):
     ]
 
 
-@pytest.mark.parametrize(
-    "missing", ["instruction.md", "environment/Dockerfile", "tests/test.sh", "task.toml"]
-)
+@pytest.mark.parametrize("missing", ["instruction.md", "tests/test.sh", "task.toml"])
 def test_a_missing_part_is_named(tmp_path: Path, missing: str):
     folder = make_task(tmp_path / "t")
     (folder / missing).unlink()
@@ -170,6 +168,13 @@ def test_a_docker_image_stands_in_for_a_dockerfile(tmp_path: Path):
     folder = make_task(tmp_path / "t", '[environment]\ndocker_image = "a:b"\n')
     (folder / "environment/Dockerfile").unlink()
     assert load_task(folder).config.environment.docker_image == "a:b"
+
+
+def test_a_task_without_any_image_waits_for_a_default_registry(tmp_path: Path):
+    folder = make_task(tmp_path / "t")
+    (folder / "environment/Dockerfile").unlink()
+    (warning,) = load_task(folder).warnings
+    assert "Dockerfile: missing" in warning and "DEFAULT_IMAGE_REGISTRY" in warning
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "nowhere", "."])
