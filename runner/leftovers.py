@@ -21,7 +21,9 @@ async def remove_leftovers(
     Found by label and owner, so that nothing of a runner that lives is touched unless `everything` is set.
     An engine that does not answer has nothing removed. `images`: the images built for tasks, too.
     """
-    removed: list[str] = []
+    from runner.agents.host import remove_stale_agents
+
+    removed = [f"folder {path}" for path in await asyncio.to_thread(remove_stale_agents)]
     if "sandbox" in where:
         from runner.environments.sandbox.environment import remove_stale_sandboxes
 

@@ -20,9 +20,11 @@ from runner.agents.process import AgentProcess, ProcessEnd
 from runner.agents.protocol import Done
 from runner.agents.session import Broken, Session
 from runner.environments import Environment
+from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
 
 __all__ = ["AgentHost"]
 
+_PREFIX = f"{PREFIX}agent-"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT_LOG = "stdout.txt"
 _EXIT_SEC = 2.0
@@ -81,7 +83,7 @@ class AgentHost:
             timeout_sec: for `run`; under the validator's rules for `setup` and `run` together. None: none.
         """
         self._logs_dir.mkdir(parents=True, exist_ok=True)
-        work_dir = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="capstan-agent-"))
+        work_dir = await asyncio.to_thread(owned_directory, _PREFIX)
         try:
             async with self._confinement.quarters(
                 self._package, work_dir=work_dir, logs_dir=self._logs_dir, limits=self._limits
@@ -299,3 +301,11 @@ def _measure(folder: Path, most: int) -> tuple[int, int]:
         if files >= most:
             break
     return size, files
+
+
+def remove_stale_agents() -> list[Path]:
+    """Remove the working folders of agents whose runner is dead (they died with it). Returns them."""
+    removed = list(orphaned_directories(_PREFIX, (tempfile.gettempdir(),)))
+    for folder in removed:
+        shutil.rmtree(folder, ignore_errors=True)
+    return removed

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.environments.owner import current_owner, is_alive
+from runner.environments.owner import orphaned_directories, owned_directory
 
 INSIDE = Path("/run/capstan")
 _PREFIX = "capstan-dind-"
-_OWNER = "owner"
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ class Exchange:
 @contextlib.contextmanager
 def open_exchange() -> Iterator[Exchange]:
     """A new one, for this user alone; gone at the end. One of a killed runner goes with `sweep`."""
-    root = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    root = owned_directory(_PREFIX)
     try:
-        (root / _OWNER).write_text(current_owner(), encoding="ascii")
         yield Exchange(root)
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -67,9 +65,8 @@ def open_exchange() -> Iterator[Exchange]:
 def sweep() -> list[Path]:
     """Removes the folders of runners that are gone."""
     removed: list[Path] = []
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    for path in orphaned_directories(_PREFIX, (tempfile.gettempdir(),)):
         with contextlib.suppress(OSError):
-            if not is_alive((path / _OWNER).read_text(encoding="ascii")):
-                shutil.rmtree(path)
-                removed.append(path)
+            shutil.rmtree(path)
+            removed.append(path)
     return removed

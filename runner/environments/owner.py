@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 PREFIX = "capstan-"
 """Of the names of everything made."""
+
+_OWNER_FILE = "owner"
 
 
 def _start_time(pid: int) -> str | None:
@@ -52,3 +56,26 @@ def is_alive(owner: str) -> bool:
     if namespace != _pid_namespace():
         return True
     return _start_time(int(pid)) == start
+
+
+def owned_directory(prefix: str, *, place: str | None = None) -> Path:
+    """A new temporary folder for this user alone, which says who made it (`orphaned_directories`)."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    # In one step: another runner that sweeps at this moment sees no owner, which counts as one that lives,
+    # or the whole of it.
+    note = folder / f"{_OWNER_FILE}.new"
+    note.write_text(current_owner(), encoding="ascii")
+    note.rename(folder / _OWNER_FILE)
+    return folder
+
+
+def orphaned_directories(prefix: str, places: Iterable[str]) -> Iterator[Path]:
+    """Folders made with `owned_directory` below `places` whose maker is gone."""
+    for place in dict.fromkeys(places):
+        for folder in Path(place).glob(f"{prefix}*"):
+            try:
+                owner = (folder / _OWNER_FILE).read_text(encoding="ascii")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if not is_alive(owner):
+                yield folder

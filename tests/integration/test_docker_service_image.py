@@ -1,4 +1,4 @@
-"""The service in a container of its own, with the engine's socket, as docker/service/compose.yaml runs it."""
+"""The service in a container of its own, with the engine's socket, as deploy/service/compose.yaml runs it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import httpx
 import pytest
 from docker.models.containers import Container
 
-import docker
 from tests.runner.service.service_helpers import ROOT, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
@@ -30,13 +30,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     context = tmp_path_factory.mktemp("context")
     for name in ("agent.py", "build_zip.py", "pyproject.toml", ".dockerignore"):
         shutil.copy(ROOT / name, context / name)
-    for name in ("src", "runner", "locks", "docker"):
+    for name in ("src", "runner", "locks", "deploy"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     trusted = os.environ.get("PIP_CERT") or ssl.get_default_verify_paths().cafile
     if trusted and Path(trusted).is_file():
-        shutil.copy(trusted, context / "docker" / "service" / "certificates.crt")
+        shutil.copy(trusted, context / "deploy" / "service" / "certificates.crt")
     command = ["docker", "build", "--quiet", "--network", "host", "--build-arg", "BASE=debian:bookworm-slim"]
-    command += ["--file", str(context / "docker" / "service" / "Dockerfile"), "--tag", IMAGE, str(context)]
+    command += ["--file", str(context / "deploy" / "service" / "Dockerfile"), "--tag", IMAGE, str(context)]
     done = subprocess.run(
         command, env={**os.environ, "DOCKER_BUILDKIT": "0"}, capture_output=True, text=True, check=False
     )
@@ -116,7 +116,7 @@ def test_the_image_runs_tasks_with_the_engines_socket(image: str, place: Path, i
 
 
 def test_the_compose_file_is_sound_and_wants_a_token() -> None:
-    file = ROOT / "docker" / "service" / "compose.yaml"
+    file = ROOT / "deploy" / "service" / "compose.yaml"
     command = ["docker", "compose", "--file", str(file), "config"]
     kept = {name: value for name, value in os.environ.items() if name != "SERVICE_TOKEN"}
     without = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)

@@ -30,7 +30,7 @@ from runner.environments.base import (
 )
 from runner.environments.channel import ChannelClosed, ChannelPool
 from runner.environments.guard import guarded_script, run_guarded_session
-from runner.environments.owner import PREFIX, current_owner, is_alive
+from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
 from runner.environments.sandbox.dockerfile import SandboxRecipe, parse_dockerfile
 from runner.environments.sandbox.process import (
     CAPABILITIES,
@@ -113,9 +113,8 @@ class SandboxEnvironment(Environment):
         raise EnvironmentStartError(f"{context}: there is neither a Dockerfile nor a docker_image")
 
     def _build(self, recipe: SandboxRecipe) -> Path:
-        self._base = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX, dir=_open_directory()))
+        self._base = owned_directory(_DIRECTORY_PREFIX, place=_open_directory())
         self._base.chmod(0o711)
-        (self._base / "owner").write_text(current_owner(), encoding="ascii")
         root = self._base / "root"
         root.mkdir()
         build_rootfs(root, self.spec.context_dir, recipe)
@@ -261,13 +260,9 @@ def _open_directory() -> str:
 def remove_stale_sandboxes() -> list[str]:
     """Remove the folders of sandboxes whose runner is dead (their processes died with it). Returns them."""
     removed: list[str] = []
-    for place in {tempfile.gettempdir(), _open_directory(), "/var/tmp", "/tmp"}:
-        for base in Path(place).glob(f"{_DIRECTORY_PREFIX}*"):
-            try:
-                owner = (base / "owner").read_text(encoding="ascii")
-            except OSError:
-                continue
-            if not is_alive(owner):
-                remove_tree(base)
-                removed.append(str(base))
+    for base in orphaned_directories(
+        _DIRECTORY_PREFIX, (tempfile.gettempdir(), _open_directory(), "/var/tmp", "/tmp")
+    ):
+        remove_tree(base)
+        removed.append(str(base))
     return removed
