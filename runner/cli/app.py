@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from runner.cli import cleanup, doctor, images, resume, run, serve, settings, show, tasks
+from runner.cli import cleanup, doctor, images, report, resume, run, serve, settings, show, tasks, view
 from runner.cli.output import ResultLineOnce, fail
 
 EXIT_OK = 0
@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, resume, show, serve, settings, doctor, cleanup):
+for module in (run, resume, show, view, report, serve, settings, doctor, cleanup):
     module.register(app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(images.app, name="images")

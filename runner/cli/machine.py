@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from runner.cli.reading import read_job
+from runner.report.reading import read_job
 
 
 def job_document(directory: Path) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.cli.reading import JobView, read_job
+from runner.report.reading import JobView, read_job
 from runner.results import TrialRecord
 from runner.scoring import JobSummary
 

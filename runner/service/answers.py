@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.cli.reading import JobView, read_job
 from runner.job import JobError
+from runner.report.reading import JobView, read_job
 from runner.results import TrialRecord
 from runner.results.files import regular_file_inside
 from runner.scoring import JobSummary
-from runner.service.errors import ServiceError
 from runner.service.store import JobRow, State, Store
+from runner.web.errors import ServiceError
 
 # A trajectory is an answer's part; a longer one is cut in the middle of long contents, never of the list.
 MAX_CONTENT = 100_000

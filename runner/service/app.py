@@ -12,16 +12,18 @@ from fastapi import FastAPI
 
 from runner.config import RunConfig, Secrets
 from runner.job import JobBusy
+from runner.report.shelf import Shelf
+from runner.report.web import make_pages
 from runner.service.catalogue import Catalogue
 from runner.service.desk import Desk
 from runner.service.docs import add_docs
-from runner.service.errors import add_handlers
-from runner.service.guard import Guard
 from runner.service.orders import OrderDesk, absolute
 from runner.service.routes import Parts, make_api
 from runner.service.settings import ServiceSettings
 from runner.service.store import Store
 from runner.service.uploads import AgentShelf
+from runner.web.errors import add_handlers
+from runner.web.guard import Guard
 
 OWN_FOLDER = ".service"
 
@@ -73,7 +75,8 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
     )
     app.include_router(make_api(Parts(desk, orders)))
     add_docs(app)
-    app.add_middleware(Guard, settings=settings)
+    app.include_router(make_pages(Shelf(jobs_dir), api=True))
+    app.add_middleware(Guard, host=settings.service_host, token=settings.service_token)
     return app
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from runner.service.errors import ServiceError
 from runner.tasks import Dataset, TaskError, load_dataset
+from runner.web.errors import ServiceError
 
 _GLOB = frozenset("*?[")
 

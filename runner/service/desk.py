@@ -19,13 +19,13 @@ from runner.job.lock import read_lock
 from runner.job.model import make_upstream
 from runner.relay import LiveUpstream, Upstream
 from runner.scoring import JobSummary
-from runner.service.errors import ServiceError
 from runner.service.orders import Order
 from runner.service.settings import ServiceSettings
 from runner.service.store import Event, JobRow, Store
 from runner.service.telling import EventObserver
 from runner.service.upstream import GuardedTransport
 from runner.tasks import TaskError
+from runner.web.errors import ServiceError
 
 log = logging.getLogger("capstan.service")
 

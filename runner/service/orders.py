@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from runner.config import RunConfig, Secrets
 from runner.results import local_now
 from runner.service.catalogue import Catalogue
-from runner.service.errors import ServiceError
 from runner.service.requests import JobRequest, LlmConfig, TaskRequest
 from runner.service.settings import ServiceSettings
 from runner.service.store import Kind
 from runner.service.uploads import AgentShelf
 from runner.service.upstream import check_url
+from runner.web.errors import ServiceError
 
 _ALPHABET = string.ascii_lowercase + string.digits
 _BUILT_IN = ("oracle", "nop")

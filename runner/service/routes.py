@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 
 from runner.service.answers import JobAnswer, TaskAnswer, job_answer, task_answer, trajectory_file
 from runner.service.desk import Desk
-from runner.service.errors import ErrorAnswer, ServiceError, invalid_request
 from runner.service.orders import OrderDesk
 from runner.service.requests import JobRequest, TaskRequest, fingerprint
 from runner.service.store import JobRow
 from runner.submission.archive import MAX_ZIP_BYTES
+from runner.web.errors import ErrorAnswer, ServiceError, invalid_request
 
 JOB_HEADER = "X-Capstan-Job"
 PING_SEC = 15

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import socket
 import sys
 from types import FrameType
 
 import uvicorn
 
-from runner.config import ConfigError, RunConfig, Secrets
+from runner.config import RunConfig, Secrets
 from runner.service.app import create_app
 from runner.service.desk import Desk
-from runner.service.guard import is_loopback
 from runner.service.settings import ServiceSettings
+from runner.web.listen import ends_in_order, is_loopback, listen, url_of
 
 # Waiting clients are told at once; after this an open connection is cut.
 GRACE_SEC = 10
@@ -24,7 +22,7 @@ GRACE_SEC = 10
 def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
     """Serve until SIGINT or SIGTERM. Raises ConfigError for an address that cannot be had, JobError."""
     _start_log(settings.log_level)
-    listener = _listen(settings.service_host, settings.service_port)
+    listener = listen(settings.service_host, settings.service_port)
     try:
         app = create_app(settings, base, secrets)
         config = uvicorn.Config(
@@ -38,17 +36,14 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
             timeout_graceful_shutdown=GRACE_SEC,
         )
         server = _Server(config, app.state.desk)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        sys.stderr.write(f"Capstan's evaluation service: http://{shown}:{port} (API: /docs)\n")
+        sys.stderr.write(f"Capstan's evaluation service: {url_of(listener)} (API: /docs)\n")
         if settings.service_token is None and not is_loopback(settings.service_host):
             sys.stderr.write(
                 f"WARNING: other machines reach {settings.service_host}, and there is no token: anybody "
                 "on them can run code here and spend your key. Set SERVICE_TOKEN, or bind 127.0.0.1.\n"
             )
         sys.stderr.flush()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stopped)  # uvicorn raises what it caught once more, when all is done
+        ends_in_order()
         asyncio.run(server.serve(sockets=[listener]))
     finally:
         listener.close()
@@ -64,26 +59,6 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._desk.hang_up()
-
-
-def _stopped(number: int, frame: FrameType | None) -> None:
-    """The end was orderly: exit code 0."""
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(info[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except OSError as error:
-        raise ConfigError(f"--host {host}: {error.strerror or error}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(info[4])
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"{host}:{port} cannot be bound: {error.strerror}; take another --port") from None
-    return listener
 
 
 def _start_log(level: str) -> None:

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.service.errors import ServiceError
 from runner.submission.archive import MAX_ZIP_BYTES
 from runner.submission.check import check_zip
+from runner.web.errors import ServiceError
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 

@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from runner.service.errors import ServiceError
 from runner.service.settings import ServiceSettings
+from runner.web.errors import ServiceError
 
 _LOCALHOST = "localhost"
 _PORTS = {"http": 80, "https": 443}

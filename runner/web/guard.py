@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import secrets
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runner.service.errors import ServiceError
-from runner.service.settings import ServiceSettings
 from runner.submission.archive import MAX_ZIP_BYTES
+from runner.web.errors import ServiceError
+from runner.web.listen import is_loopback
 
 OPEN_PATHS = ("/health",)
 # A job's description, an agent's ZIP, and the words around both.
@@ -30,11 +30,11 @@ class Guard:
     point to 127.0.0.1 lets it read the answers, too. The first shows in its Origin, the second in its Host.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, token: SecretStr | None = None) -> None:
+        """`host` is what the server is bound to; `token` is what every path but /health wants."""
         self._app = app
-        token = settings.service_token
         self._token = None if token is None else token.get_secret_value().encode()
-        self._local = is_loopback(settings.service_host)
+        self._local = is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,7 +70,9 @@ class Guard:
                 )
         elif self._local and not is_loopback(_host_name(headers.get("host", ""))):
             raise ServiceError(
-                403, "host_refused", "this service without a token answers on 127.0.0.1 and localhost alone"
+                403,
+                "host_refused",
+                "this server has no token, so it answers on 127.0.0.1 and localhost alone",
             )
         if method not in _SAFE_METHODS and _from_elsewhere(headers):
             raise ServiceError(403, "origin_refused", "pages of other sites may not send requests here")
@@ -112,16 +114,6 @@ class _Limited:
 
 def _too_large() -> ServiceError:
     return ServiceError(413, "body_too_large", f"a request may have {MAX_BODY_BYTES:,} bytes at most")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine alone."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host_name(host: str) -> str:
