@@ -39,14 +39,17 @@ def _trials(path: Path, job: JobPage) -> Iterator[tuple[TrialRow, str]]:
     """Each trial that has begun, with its part of the report; what one leaves unused the next may have."""
     begun = [row for row in job.trials if row.outcome != "waiting"]
     left = BUDGET_BYTES
+    first = 0  # what was too much for one trial will hardly fit for the next
     for number, row in enumerate(begun):
         share = min(LARGEST_TRIAL_BYTES, left // (len(begun) - number))
         text = ""
-        for limits in _LIMITS:
+        for index, limits in enumerate(_LIMITS[first:], first):
             text = render("report_trial.html", trial=one_trial(path, job, row, limits))
             if len(text.encode()) <= share:
+                first = max(0, index - 1)
                 break
         else:
+            first = len(_LIMITS) - 1
             text = render("report_trial_short.html", row=row)
         left -= len(text.encode())
         yield row, text

@@ -104,7 +104,8 @@ def context_size(
 
 def time_by_phase(rows: Sequence[PhaseRow]) -> str:
     """Seconds of each trial by phase, longest first; empty where nothing was timed."""
-    timed = [row for row in rows if any(v > 0 for v in row.seconds.values() if math.isfinite(v))]
+    finite = [PhaseRow(row.label, {n: v for n, v in row.seconds.items() if math.isfinite(v)}) for row in rows]
+    timed = [row for row in finite if any(v > 0 for v in row.seconds.values())]
     if not timed:
         return ""
     longest = sorted(timed, key=lambda row: -sum(row.seconds.values()))[:_MAX_ROWS]

@@ -46,7 +46,7 @@ def regular_file_inside(root: Path, relative: str) -> Path | None:
 
     What an agent wrote may hold links to anywhere on this machine: a path that leads through one is none.
     """
-    if "\0" in relative:
+    if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
         return None
     path = root / relative
     try:
