@@ -106,6 +106,7 @@ def test_a_finished_job_is_opened_from_the_list(page: Page, url: str) -> None:
 def test_steps_are_walked_with_j_and_k(page: Page, url: str) -> None:
     page.goto(f"{url}/jobs/capstan")
     page.get_by_role("link", name=re.compile("attempt 1 at sales-report")).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("sales-report, attempt 1")
     for key, step in (("j", 1), ("j", 2), ("j", 3), ("k", 2), ("k", 1), ("k", 1)):
         page.keyboard.press(key)
         focused = page.locator(":focus")
@@ -122,6 +123,7 @@ def test_steps_are_walked_with_j_and_k(page: Page, url: str) -> None:
 def test_the_search_finds_steps_and_opens_what_is_folded(page: Page, url: str) -> None:
     page.goto(f"{url}/jobs/capstan")
     page.get_by_role("link", name=re.compile("attempt 1 at sales-report")).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("sales-report, attempt 1")
     page.keyboard.press("/")
     expect(page.get_by_role("searchbox")).to_be_focused()
     page.keyboard.type("quoted decimal commas")

@@ -261,7 +261,7 @@ def test_links_that_an_agent_left_are_followed_nowhere(tmp_path: Path) -> None:
         b"[]",
         b'{"steps": 7}',
         b'{"steps": [1, null, {"source": 3, "tool_calls": {"a": 1}, "metrics": [], "observation": "x"}]}',
-        b'{"steps": [{"metrics": {"prompt_tokens": "x", "cost_usd": 1e400}, "tool_calls": [{"arguments": 1}]}]}',
+        b'{"steps": [{"metrics": {"prompt_tokens": "x", "cost_usd": 9e999}, "tool_calls": [3]}]}',
         b'{"steps": [{"message": [{"type": "text", "text": "part"}, {"type": "image"}]}]}',
         b"[" * 100_000,
         b'{"steps": [{"message": "\\ud800"}]}',
