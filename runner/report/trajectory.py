@@ -167,14 +167,21 @@ def text_of(value: Any) -> str:
 
 
 def _arguments(value: Any) -> str:
-    """The one argument of a call that has one, as it is; else JSON."""
-    if isinstance(value, dict) and len(value) == 1:
-        (only,) = value.values()
-        if isinstance(only, str):
+    """The one argument of a call that has one, as it is; else each with its name, texts as they are."""
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(only := next(iter(value.values())), str):
             return only
-    if isinstance(value, str):
-        return value
-    return "" if value in (None, {}) else json.dumps(value, ensure_ascii=False, indent=1)
+        return "\n".join(_argument(text_of(name), given) for name, given in value.items())
+    return value if isinstance(value, str) else "" if value is None else _json(value)
+
+
+def _argument(name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else _json(value)
+    return f"{name}:\n{text.rstrip()}" if "\n" in text else f"{name}: {text}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _mark(raw: Mapping[str, Any]) -> Mark | None:
