@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runner.job import JobError
 from runner.report.reading import JobView, read_job
+from runner.report.trajectory import text_of
 from runner.results import TrialRecord
 from runner.results.files import regular_file_inside
 from runner.scoring import JobSummary
@@ -219,7 +220,7 @@ def _turns(folder: Path) -> list[Turn]:
 
 def _messages(step: dict[str, Any]) -> list[tuple[Role, str]]:
     """A step of ATIF is a message and, of an agent's, its calls and what came back."""
-    parts = [text for text in (_text(step.get("reasoning_content")), _text(step.get("message"))) if text]
+    parts = [text for text in (text_of(step.get("reasoning_content")), text_of(step.get("message"))) if text]
     calls = step.get("tool_calls")
     for call in calls if isinstance(calls, list) else []:
         if isinstance(call, dict):
@@ -230,18 +231,8 @@ def _messages(step: dict[str, Any]) -> list[tuple[Role, str]]:
     results = observation.get("results") if isinstance(observation, dict) else None
     for result in results if isinstance(results, list) else []:
         if isinstance(result, dict):
-            found.append(("tool", _text(result.get("content"))))
+            found.append(("tool", text_of(result.get("content"))))
     return found
-
-
-def _text(value: Any) -> str:
-    """A message is a text, or a list of parts of which some are texts (ATIF v1.6 on)."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        texts = [part.get("text") for part in value if isinstance(part, dict)]
-        return "\n".join(text for text in texts if isinstance(text, str))
-    return ""
 
 
 def _cut(text: str) -> str:

@@ -26,7 +26,8 @@ KEPT_MOST = 500  # outputs
 QUERY_CAP = 64 << 20
 DROP_MOST = 200  # files of queries that one command removes
 TICK_SEC = 2
-LOST_OUTPUT = b"[the output is lost: the command deleted the scratch directory it was kept in]\n"
+# Nothing tells the two apart from outside: what would have told is in that directory, too.
+LOST_OUTPUT = b"[the output is lost: the command never began, or it deleted the scratch directory]\n"
 
 
 class Commands:
