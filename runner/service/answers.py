@@ -55,6 +55,23 @@ class CallStat(BaseModel):
 class TaskAnswer(BaseModel):
     """The answer to `POST /api/tasks` (contracts.md 8). `final_answer`: whether the reward is 1 or more."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "final_answer": "True",
+                    "trajectory": [
+                        {"step": 1, "role": "user", "content": "Recover the lost commits."},
+                        {"step": 2, "role": "assistant", "content": "shell_command(git reflog)"},
+                        {"step": 3, "role": "tool", "content": "d7d3e4b HEAD@{0}: checkout"},
+                        {"step": 4, "action": "evaluation", "output": "reward: 1"},
+                    ],
+                    "call_stat": {"model": "deepseek-v4-pro", "api_calls": 2, "total_cost": 0.0031},
+                }
+            ]
+        }
+    )
+
     final_answer: Literal["True", "False"]
     trajectory: list[Turn | Evaluation]
     call_stat: CallStat
@@ -63,8 +80,8 @@ class TaskAnswer(BaseModel):
 class TrialAnswer(BaseModel):
     """One attempt at one task."""
 
-    trial: str
-    task: str
+    trial: str = Field(examples=["fix-git__k3f9a1x"])
+    task: str = Field(examples=["fix-git"])
     attempt: int
     status: Literal["completed", "errored", "cancelled"]
     reward: float | None
@@ -87,8 +104,8 @@ class JobAnswer(BaseModel):
     started_at: str | None = None
     finished_at: str | None = None
     agent: str = Field(description="its own name; before it has run, that of its file")
-    model: str = Field(description="where answers come from: live, scripted, replayed")
-    model_name: str
+    model: str = Field(description="where answers come from: live, scripted, replayed", examples=["live"])
+    model_name: str = Field(examples=["deepseek-v4-pro"])
     attempts: int
     tasks: int
     error: dict[str, str] | None = None

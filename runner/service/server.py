@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from runner.config import RunConfig, Secrets
+from runner.config import ConfigError, RunConfig, Secrets
 from runner.service.app import create_app
 from runner.service.desk import Desk
 from runner.service.settings import ServiceSettings
@@ -21,6 +21,8 @@ GRACE_SEC = 10
 
 def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
     """Serve until SIGINT or SIGTERM. Raises ConfigError for an address that cannot be had, JobError."""
+    if base.mode.name == "record":  # jobs run side by side, and a cassette is one job's
+        raise ConfigError("--model record: the service does not record; use `runner run`, or live here")
     _start_log(settings.log_level)
     listener = listen(settings.service_host, settings.service_port)
     try:

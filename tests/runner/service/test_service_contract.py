@@ -253,6 +253,7 @@ def test_settings_are_read_from_dotenv_and_the_variables_win(tmp_path: Path) -> 
         (("--port", "99999"), {}, "--port"),
         (("--host", "no.such.host.invalid"), {}, "--host"),
         (("--model", "script:nowhere", "--isolation", "moon"), {}, "--isolation"),
+        (("--model", "record:tape"), {}, "--model record"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_an_exit_code(
