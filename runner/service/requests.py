@@ -31,6 +31,15 @@ class LlmConfig(BaseModel):
     def _empty_is_missing(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value
 
+    @field_validator("model_infer_params")
+    @classmethod
+    def _numbers_are_finite(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise ValueError("must hold no NaN and no infinity") from None
+        return value
+
     @field_validator("api_key")
     @classmethod
     def _key_fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:

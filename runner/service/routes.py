@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import from_json
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -78,7 +80,7 @@ def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 def make_api(parts: Parts) -> APIRouter:
     """The routes of contracts.md 8 and of jobs."""
-    api = APIRouter()
+    api = APIRouter(route_class=_StrictRoute)
     desk, store = parts.desk, parts.desk.store
 
     def found(job_id: str) -> JobRow:
@@ -209,6 +211,27 @@ def make_api(parts: Parts) -> APIRouter:
         return FileResponse(path, media_type=_JSON, headers={"X-Content-Type-Options": "nosniff"})
 
     return api
+
+
+class _StrictRequest(Request):
+    """JSON as its standard has it: Python's reader also takes NaN, half characters, and any depth."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            return from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+class _StrictRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return strict
 
 
 async def _read_job(request: Request) -> tuple[JobRequest, bytes | None]:

@@ -44,6 +44,7 @@ class ServiceError(Exception):
         headers: Mapping[str, str] | None = None,
         findings: list[str] | None = None,
     ) -> None:
+        message = message.encode("utf-8", "replace").decode()  # an answer that cannot be sent is none
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(code=code, message=message, findings=findings)

@@ -160,3 +160,28 @@ def test_nonsense_is_answered_in_the_services_own_form(service: Service) -> None
         ):
             assert 400 <= answer.status_code < 500
             assert set(answer.json()["error"]) >= {"code", "message"}, answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"params": {"task_id": "easy", "problem_statement": "\\ud800"}}',
+        b'{"params": {"task_id": "\\udfff"}}',
+        b'{"params": {"task_id": "easy"}, "llm_config": {"model_name": "\\ud800"}}',
+        b'{"params": {"task_id": "easy"}, "llm_config": {"model_infer_params": {"temperature": NaN}}}',
+        b'{"params": {"task_id": "easy"}, "llm_config": {"model_infer_params": {"a": [1e999]}}}',
+        b'{"params": {"task_id": "easy"}, "llm_config": {"api_key": "k\\u00e9y"}}',
+        b'{"params": {"task_id": "easy"}, "llm_config": {"api_key": "a\\nb"}}',
+        b'{"params": {"task_id": "easy", "metadata": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+        b"[" * 100_000,
+    ],
+)
+def test_json_that_is_none_is_refused_and_never_a_failure_of_the_service(
+    service: Service, body: bytes
+) -> None:
+    with service.client() as client:
+        for path in ("/api/tasks", "/api/jobs"):
+            answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code in (400, 404, 422), answer.text
+            assert set(answer.json()["error"]) >= {"code", "message"}
+    assert not [line for line in service.lines if " ERROR " in line]
