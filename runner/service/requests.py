@@ -31,6 +31,11 @@ class LlmConfig(BaseModel):
     def _empty_is_missing(cls, value: Any) -> Any:
         return None if isinstance(value, str) and not value.strip() else value
 
+    @field_validator("model_infer_params", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
     @field_validator("model_infer_params")
     @classmethod
     def _numbers_are_finite(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +111,11 @@ class TaskRequest(BaseModel):
     params: TaskParams = Field(default_factory=lambda: TaskParams.model_validate({}))
     llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
     max_steps: int | None = Field(None, gt=0, le=100_000, description="model calls that may run tools")
+
+    @field_validator("params", "llm_config", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 class JobRequest(BaseModel):

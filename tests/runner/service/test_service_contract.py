@@ -61,6 +61,13 @@ def test_the_answer_has_the_old_services_form_and_says_true_for_a_reward_of_1(se
     assert answer["call_stat"] == {"model": "deepseek-v4-pro", "api_calls": 0, "total_cost": 0.0}
 
 
+def test_what_is_null_is_as_if_it_were_missing(service: Service) -> None:
+    params = {"task_id": "easy", "metadata": None, "problem_statement": None, "max_steps": None}
+    for config in (None, {"model_name": None, "api_key": None, "url": None, "model_infer_params": None}):
+        answer = service.run_task(params=params, llm_config=config, max_steps=None)
+        assert answer.status_code == 200, answer.text
+
+
 def test_a_task_that_is_not_solved_is_false(service: Service) -> None:
     answer = service.run_task().json()
     assert answer["final_answer"] == "False"
