@@ -48,7 +48,7 @@ def serve(
     config: ConfigFile = None,
 ) -> None:
     """Serve Terminal-Bench-server's API, jobs, and pages to look at them. docs/service.md says all of it."""
-    from runner.config import load_config
+    from runner.config import ConfigError, load_config
     from runner.service import load_settings
     from runner.service.server import serve as serve_now
 
@@ -63,7 +63,7 @@ def serve(
     )
     resolved = load_config(
         {
-            "agent": agent or _own_agent(),
+            "agent": agent,
             "model": model,
             "environment": environment,
             "isolation": isolation,
@@ -71,13 +71,15 @@ def serve(
         },
         file=config,
     )
-    serve_now(settings, resolved.config, resolved.secrets)
+    base = resolved.config
+    if not base.agent:
+        if not (own := _own_agent()):
+            raise ConfigError("--agent: name a ZIP or a folder: Capstan's own agent does not lie here")
+        base = base.model_copy(update={"agent": own})
+    serve_now(settings, base, resolved.secrets)
 
 
-def _own_agent() -> str | None:
-    """Capstan's own agent, where the service runs from its repository and nothing else is named."""
-    import os
-
+def _own_agent() -> str:
+    """Capstan's own agent, where the service runs from its repository; else none."""
     root = Path(__file__).parents[2]
-    named = os.environ.get("CAPSTAN_AGENT", "").strip()
-    return str(root) if not named and (root / "agent.py").is_file() else None
+    return str(root) if (root / "agent.py").is_file() else ""

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from runner.report.reading import JobView, read_job
 from runner.results import TrialRecord
+from runner.results.shown import shown_seconds
 from runner.scoring import JobSummary
 
 # Lines of a table that no terminal shows narrower than this.
@@ -136,20 +137,6 @@ def shown_reward(trial: TrialRecord) -> str:
     """`1`, `0.25`, or `–` for a trial without a reward; `+t` where the agent's clock ran out."""
     value = "–" if trial.reward is None else f"{trial.reward:g}"
     return value + ("+t" if trial.timed_out else "")
-
-
-def shown_seconds(seconds: float | None) -> str:
-    """`0.40 s`, `12 s`, `3 m 05 s`, `2 h 10 m`."""
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
 
 
 def shown_count(count: int) -> str:

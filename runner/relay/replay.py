@@ -16,20 +16,19 @@ from runner.relay.cassette import (
     first_difference,
     request_digest,
 )
-from runner.relay.upstream import Upstream
+from runner.relay.upstream import Upstream, Wrapper
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse
 
 _SHOWN = 120
 _DONE = b"data: [DONE]\n\n"
 
 
-class RecordUpstream(Upstream):
+class RecordUpstream(Wrapper):
     """Passes calls to another upstream and writes every exchange to a cassette. An existing one goes on."""
 
-    mode = "record"
-
     def __init__(self, inner: Upstream, cassette: Path) -> None:
-        self._inner = inner
+        super().__init__(inner)
+        self.mode = "record"
         self._path = cassette
         origin = "script" if inner.scripted else inner.mode
         self._writer = CassetteWriter(
@@ -37,19 +36,8 @@ class RecordUpstream(Upstream):
         )
         self._writing: set[asyncio.Task[None]] = set()
 
-    @property
-    def scripted(self) -> bool:
-        return self._inner.scripted
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        return self._inner.secrets
-
     def describe(self) -> str:
         return f"{self._inner.describe()}, recorded to {self._path.name}"
-
-    def forget(self, run: str) -> None:
-        self._inner.forget(run)
 
     async def send(self, request: ModelRequest) -> UpstreamResponse:
         cleaned = clean_request(request.payload, self.secrets)
@@ -86,7 +74,7 @@ class RecordUpstream(Upstream):
         if self._writing:
             await asyncio.wait(self._writing)
         self._writer.close()
-        await self._inner.aclose()
+        await super().aclose()
 
 
 class ReplayUpstream(Upstream):

@@ -44,6 +44,31 @@ class Upstream(ABC):
         """Frees connections and files."""
 
 
+class Wrapper(Upstream):
+    """Another upstream whose calls have something done to them; all else is the inner one's."""
+
+    def __init__(self, inner: Upstream) -> None:
+        self._inner = inner
+        self.mode = inner.mode
+
+    @property
+    def scripted(self) -> bool:
+        return self._inner.scripted
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return self._inner.secrets
+
+    def describe(self) -> str:
+        return self._inner.describe()
+
+    def forget(self, run: str) -> None:
+        self._inner.forget(run)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 class LiveUpstream(Upstream):
     """The real API. It alone knows the real key, and puts it in."""
 

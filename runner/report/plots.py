@@ -63,8 +63,6 @@ def reward_against_cost(points: Sequence[CostPoint]) -> str:
 def context_size(
     sizes: Sequence[tuple[int, int]],
     marks: Sequence[tuple[int, MarkKind]] = (),
-    *,
-    limit: int | None = None,
 ) -> str:
     """Tokens of the prompt at each model call, as (step, tokens), and where the history was rewritten.
 
@@ -77,9 +75,6 @@ def context_size(
     chart.x_value_formatter = lambda value: f"{value:.0f}"
     top = max(size for _, size in sizes)
     chart.add("prompt", _thinned(sizes))
-    if limit is not None:
-        chart.add("limit", [(sizes[0][0], limit), (sizes[-1][0], limit)])
-        top = max(top, limit)
     words: list[str] = []
     for kind in _KINDS:
         steps = [step for step, marked in marks if marked == kind]
@@ -96,9 +91,7 @@ def context_size(
         f"{len(sizes)} model calls, at the most {top:,} tokens"
         + "".join(f"; {word}" for word in words)
         + ".",
-        kinds=["prompt"]
-        + (["limit"] if limit is not None else [])
-        + [k for k in _KINDS if any(k == m for _, m in marks)],
+        kinds=["prompt"] + [k for k in _KINDS if any(k == m for _, m in marks)],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -14,6 +13,7 @@ from markupsafe import Markup
 from runner.report.text import readable
 from runner.report.views import TrialRow
 from runner.results import ModelUse
+from runner.results.shown import shown_seconds
 
 _WORDS = {
     "passed": ("✓", "passed"),
@@ -62,11 +62,6 @@ def static(name: str) -> str:
     return (files("runner.report") / "static" / name).read_text(encoding="utf-8")
 
 
-def nonce() -> str:
-    """A word that nobody can guess."""
-    return secrets.token_urlsafe(16)
-
-
 def cache_rate(use: ModelUse | None) -> float | None:
     """The share of prompt tokens that came from the provider's cache."""
     return use.cache_hit_tokens / use.prompt_tokens if use is not None and use.prompt_tokens else None
@@ -82,18 +77,6 @@ def why(row: TrialRow) -> str:
         parts.append(record.error)
     parts += [mark.replace("_", " ") for mark in record.marks]
     return "; ".join(parts)
-
-
-def shown_seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value < 10:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} m"
-    return f"{minutes} m {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 def shown_bytes(value: int) -> str:

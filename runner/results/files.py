@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, synced, renamed."""
+"""Files that are whole or not there (written beside, synced, renamed), and files that strangers left."""
 
 from __future__ import annotations
 

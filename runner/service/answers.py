@@ -126,7 +126,7 @@ def job_answer(row: JobRow, store: Store, *, trials: bool) -> JobAnswer:
         started_at=row.started_at,
         finished_at=row.finished_at,
         agent=view.trials[0].agent.name if view and view.trials else Path(row.config.agent).name,
-        model=view.record.model.label if view else row.config.mode.name,
+        model=view.record.model.label if view else row.config.mode.label,
         model_name=row.config.model_name,
         attempts=row.config.attempts,
         tasks=len(row.config.tasks),

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 
 from runner.config import RunConfig, Secrets
 from runner.job import JobBusy
@@ -18,7 +19,7 @@ from runner.service.catalogue import Catalogue
 from runner.service.desk import Desk
 from runner.service.docs import add_docs
 from runner.service.orders import OrderDesk, absolute
-from runner.service.routes import Parts, make_api
+from runner.service.routes import Parts, make_api, make_health
 from runner.service.settings import ServiceSettings
 from runner.service.store import Store
 from runner.service.uploads import AgentShelf
@@ -73,7 +74,11 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
         catalogue=Catalogue(settings.tb2_dir.resolve()),
         shelf=AgentShelf(settings.agents_dir, own / "agents"),
     )
-    app.include_router(make_api(Parts(desk, orders)))
+    # The guard checks the token, before anything else; this only says so in the schema, and on its page.
+    bearer = HTTPBearer(auto_error=False, description="SERVICE_TOKEN")
+    wanted = [] if settings.service_token is None else [Depends(bearer)]
+    app.include_router(make_health())
+    app.include_router(make_api(Parts(desk, orders)), dependencies=wanted)
     add_docs(app)
     app.include_router(make_pages(Shelf(jobs_dir), api=True))
     app.add_middleware(Guard, host=settings.service_host, token=settings.service_token)

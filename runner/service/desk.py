@@ -21,7 +21,7 @@ from runner.relay import LiveUpstream, Upstream
 from runner.scoring import JobSummary
 from runner.service.orders import Order
 from runner.service.settings import ServiceSettings
-from runner.service.store import Event, JobRow, Store
+from runner.service.store import Event, JobRow, State, Store
 from runner.service.telling import EventObserver
 from runner.service.upstream import GuardedTransport
 from runner.tasks import TaskError
@@ -233,7 +233,7 @@ class Desk:
     def _end(
         self,
         row: JobRow,
-        state: Any,
+        state: State,
         *,
         code: str | None = None,
         message: str | None = None,

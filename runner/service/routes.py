@@ -78,6 +78,17 @@ def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": ErrorAnswer, "description": words[code]} for code in (401, 403, *codes)}
 
 
+def make_health() -> APIRouter:
+    """The one route that wants no token."""
+    health = APIRouter()
+
+    @health.get("/health", tags=["service"], summary="Whether the service is up")
+    async def _() -> Health:
+        return Health()
+
+    return health
+
+
 def make_api(parts: Parts) -> APIRouter:
     """The routes of contracts.md 8 and of jobs."""
     api = APIRouter(route_class=_StrictRoute)
@@ -88,10 +99,6 @@ def make_api(parts: Parts) -> APIRouter:
             return store.get(job_id)
         except KeyError:
             raise ServiceError(404, "job_unknown", "there is no job with this id") from None
-
-    @api.get("/health", tags=["service"], summary="Whether the service is up")
-    async def health() -> Health:
-        return Health()
 
     @api.post(
         "/api/tasks",

@@ -55,7 +55,7 @@ class AgentShelf:
                 found = [f"{f.code}: {f.message}" for f in report.findings if f.level == "reject"]
                 message = f"the validator would refuse this agent: {found[0]}"
                 raise ServiceError(422, "agent_refused", message, findings=found)
-            digest = report.sha256.removeprefix("sha256:")
+            digest = report.sha256
             await asyncio.to_thread(part.replace, self.uploads / f"{digest}.zip")
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)

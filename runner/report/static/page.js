@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const LIVE_MS = 2000;
-  const steps = () => [...document.querySelectorAll(".step:not(.is-hidden)")].filter((step) => step.checkVisibility());
+  const steps = () => [...document.querySelectorAll(".step")].filter((step) => step.checkVisibility());
   const say = (text) => { document.getElementById("status").textContent = text; };
 
   // The step that the keyboard is at: the focused one, else the first that is in sight.

@@ -342,9 +342,7 @@ def test_plots_are_drawings_and_nothing_else() -> None:
         reward_against_cost(
             [CostPoint(hostile, 0.1, 1.0), CostPoint(hostile, float("nan"), 0.0), CostPoint("b", 2, -1)]
         ),
-        context_size(
-            [(n, n * 1000 % 70_000) for n in range(1, 3000)], [(50, "pruned"), (90, "trimmed")], limit=60_000
-        ),
+        context_size([(n, n * 1000 % 70_000) for n in range(1, 3000)], [(50, "pruned"), (90, "trimmed")]),
         time_by_phase(
             [
                 PhaseRow(f"{hostile}{n}", {"agent": n, "verifier": float("inf") if n == 3 else 1})

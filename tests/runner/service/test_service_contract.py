@@ -243,12 +243,14 @@ def test_settings_are_read_from_dotenv_and_the_variables_win(tmp_path: Path) -> 
     furnish(tmp_path)
     (tmp_path / ".env").write_text(
         "SERVICE_TOKEN=from-dotenv\nTB2_DIR=elsewhere\nLOG_LEVEL=warning\nTHREAD_POOL_MAX_WORKERS=2\n"
+        "CAPSTAN_AGENT=nop\n"
     )
-    arguments = ("--agent", "nop", "--env", "sandbox")
+    arguments = ("--env", "sandbox")
     with running(tmp_path, *arguments) as service, service.client() as client:  # TB2_DIR=tasks is a variable
         assert client.get("/api/jobs").status_code == 401
         client.headers["authorization"] = "Bearer from-dotenv"
         assert client.post("/api/tasks", json={"params": {"task_id": "easy"}}).status_code == 200
+        assert client.get("/api/jobs").json()["jobs"][0]["agent"] == "nop"
         assert not any(" INFO " in line for line in service.lines)
 
 

@@ -68,6 +68,15 @@ def test_a_browser_gives_the_token_as_a_password(guarded: Service) -> None:
         assert client.get("/api/jobs").status_code == 200
 
 
+def test_the_schema_says_which_routes_want_the_token(guarded: Service, service: Service) -> None:
+    with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        schema = client.get("/openapi.json").json()
+    wanted = {path: "security" in next(iter(item.values())) for path, item in schema["paths"].items()}
+    assert wanted.pop("/health") is False and all(wanted.values())
+    with service.client() as client:
+        assert "security" not in client.get("/openapi.json").text
+
+
 def test_the_token_is_in_no_file_and_no_log(guarded: Service) -> None:
     with guarded.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         client.post("/api/tasks", json={"params": {"task_id": "easy"}})
