@@ -12,8 +12,9 @@ import os
 import sys
 from pathlib import Path
 
+from runner.agents.dry_run import check_submission
 from runner.submission import BuildError, build_zip
-from runner.submission.check import CheckReport, check_zip
+from runner.submission.check import CheckReport
 from runner.submission.table import as_json, print_build, print_check
 
 PASSED, REFUSED, USAGE = 0, 1, 2
@@ -42,7 +43,7 @@ def _check(path: Path, options: argparse.Namespace) -> int:
     if not path.is_file():
         print(f"error: {path}: not found: --check wants the path of a ZIP", file=sys.stderr)
         return USAGE
-    report: CheckReport = asyncio.run(check_zip(path, os.environ, drive=not options.static))
+    report: CheckReport = asyncio.run(check_submission(path, os.environ, with_dry_runs=not options.static))
     if options.json:
         print(json.dumps(as_json(path, report), sort_keys=True))
     else:

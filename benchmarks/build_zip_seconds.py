@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from runner.agents.dry_run import check_submission  # noqa: E402
 from runner.submission import build_zip  # noqa: E402
-from runner.submission.check import check_zip  # noqa: E402
 
 ROUNDS = 5
 
@@ -35,8 +35,8 @@ def main() -> None:
         path.write_bytes(report.data)
         print(f"{len(report.members)} files, {len(report.data):,} bytes")
         print("build             ", timed(lambda: build_zip(ROOT), ROUNDS))
-        print("static checks     ", timed(lambda: asyncio.run(check_zip(path, {}, drive=False)), ROUNDS))
-        print("all, with two runs", timed(lambda: asyncio.run(check_zip(path, {})), 3))
+        print("static checks     ", timed(lambda: asyncio.run(check_submission(path, {}, drive=False)), ROUNDS))
+        print("all, with two runs", timed(lambda: asyncio.run(check_submission(path, {})), 3))
 
 
 if __name__ == "__main__":

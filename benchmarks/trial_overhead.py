@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from runner.environments import EnvironmentSpec  # noqa: E402
 from runner.environments.docker import DockerEnvironment, DockerSettings, ensure_image, shared_engine  # noqa: E402
 from runner.tasks import load_task  # noqa: E402
-from runner.trial.spec import environment_spec  # noqa: E402
+from runner.trials.environment import environment_spec  # noqa: E402
 
 TASK = ROOT / "examples" / "tasks" / "repair-config"
 HARBOR = ROOT / ".venv-harbor" / "bin" / "harbor"

@@ -1,4 +1,4 @@
-"""`python -m runner`."""
+"""`python -m runner`: the same as `capstan`."""
 
 import sys
 

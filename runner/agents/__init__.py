@@ -1,6 +1,7 @@
 """What runs as an agent: a submission in a process of its own, the task's own solution, or nothing."""
 
-from runner.agents.confinement import Confinement, Quarters
+from runner.agents.confinement import AgentWorkdir, Confinement
+from runner.agents.factory import AgentFactory, TrialAgent, cache_directory, load_agent
 from runner.agents.host import AgentHost
 from runner.agents.limits import AgentLimits
 from runner.agents.nop import NopAgent
@@ -18,11 +19,13 @@ from runner.agents.requirements import Interpreter, RequirementsError
 
 __all__ = [
     "AgentContextFigures",
+    "AgentFactory",
     "AgentHost",
     "AgentLimits",
     "AgentOutcome",
     "AgentPackage",
     "AgentSpec",
+    "AgentWorkdir",
     "Confinement",
     "Interpreter",
     "NopAgent",
@@ -31,6 +34,8 @@ __all__ = [
     "PackageError",
     "Phase",
     "PhaseTimes",
-    "Quarters",
     "RequirementsError",
+    "TrialAgent",
+    "cache_directory",
+    "load_agent",
 ]

@@ -34,7 +34,7 @@ FIGURES = ("n_input_tokens", "n_cache_tokens", "n_output_tokens", "cost_usd", "m
 FIGURES += ("rollout_details", "metadata")
 
 
-class Channel:
+class HostConnection:
     """The pipes to the runner. Safe to use from any thread and any event loop."""
 
     def __init__(self):
@@ -133,13 +133,13 @@ class ExecResult:
 class ValidatorEnvironment:
     """What the validator's own-runner gives an agent: exec, and a synchronous upload_dir."""
 
-    def __init__(self, channel, task_name):
-        self._channel = channel
+    def __init__(self, connection, task_name):
+        self._connection = connection
         self.environment_name = task_name
 
     async def exec(self, command, cwd=None, env=None, timeout_sec=None, user=None):
         env = dict(env) if env is not None else None
-        result = await self._channel.call(
+        result = await self._connection.call(
             "exec", command=command, cwd=cwd, env=env, timeout_sec=timeout_sec, user=user
         )
         return ExecResult(result["stdout"], None, result["return_code"])
@@ -151,7 +151,7 @@ class ValidatorEnvironment:
             with contextlib.suppress(StopIteration):
                 while True:
                     method, params = steps.send(answer)
-                    answer = self._channel.request(method, **params)[1].result()
+                    answer = self._connection.request(method, **params)[1].result()
 
 
 class HarborEnvironment(ValidatorEnvironment):
@@ -191,7 +191,7 @@ class HarborEnvironment(ValidatorEnvironment):
         with contextlib.suppress(StopIteration):
             while True:
                 method, params = steps.send(answer)
-                answer = await self._channel.call(method, **params)
+                answer = await self._connection.call(method, **params)
 
 
 def pack(folder):
@@ -235,8 +235,8 @@ class Context:
 class Figures:
     """Tells the runner what the agent has put into its context, whenever that has changed."""
 
-    def __init__(self, channel, context):
-        self._channel = channel
+    def __init__(self, connection, context):
+        self._connection = connection
         self._context = context
         self._last = None
 
@@ -250,7 +250,7 @@ class Figures:
                 break
         if text != self._last:
             self._last = text
-            self._channel.send({"type": "figures", "figures": found})
+            self._connection.send({"type": "figures", "figures": found})
 
     async def follow(self):
         while True:
@@ -317,15 +317,15 @@ def ending(value):
     return {"end": "returned", "message": clean(value)}
 
 
-async def drive(channel, start):
+async def drive(connection, start):
     """Constructs and runs the agent, and ends the process."""
     loop = asyncio.get_running_loop()
     context = Context()
-    harbor = start["flavour"] == "harbor"
+    harbor = start["rules"] == "harbor"
     if not harbor:
         context.env = dict(start["variables"])  # type: ignore[attr-defined]
-    figures = Figures(channel, context)
-    channel.on_answer = figures.report
+    figures = Figures(connection, context)
+    connection.on_answer = figures.report
     cancelled = False
 
     def cancel():
@@ -343,10 +343,10 @@ async def drive(channel, start):
         return module.Agent(logs_dir=Path(start["logs_dir"]), model_name=start["model_name"], **extra)
 
     async def live():
-        environment = (HarborEnvironment if harbor else ValidatorEnvironment)(channel, start["task_name"])
-        channel.send({"type": "phase", "phase": "setup"})
+        environment = (HarborEnvironment if harbor else ValidatorEnvironment)(connection, start["task_name"])
+        connection.send({"type": "phase", "phase": "setup"})
         await agent.setup(environment)
-        channel.send({"type": "phase", "phase": "execution"})
+        connection.send({"type": "phase", "phase": "execution"})
         return await agent.run(start["instruction"], environment, context)
 
     async def contained(work):
@@ -360,40 +360,40 @@ async def drive(channel, start):
     try:
         agent = await construct()
     except BaseException as error:
-        finish(channel, {"end": "construction_failed", **described(error)})
+        finish(connection, {"end": "construction_failed", **described(error)})
         return
-    channel.send({"type": "constructed", **introduce(agent)})
+    connection.send({"type": "constructed", **introduce(agent)})
     body = loop.create_task(contained(live()))
-    channel.on_cancel = lambda: loop.call_soon_threadsafe(cancel)
+    connection.on_cancel = lambda: loop.call_soon_threadsafe(cancel)
     follower = loop.create_task(figures.follow())
     last = await body
     follower.cancel()
     figures.report()
-    finish(channel, last)
+    finish(connection, last)
 
 
-def finish(channel, last):
+def finish(connection, last):
     """Says how it went and is gone: the agent's other tasks, threads and atexit hooks have no say in that."""
     for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
         with contextlib.suppress(Exception):
             flush()
     with contextlib.suppress(OSError):
-        channel.send({"type": "done", **last})
+        connection.send({"type": "done", **last})
     os._exit(0)
 
 
 def main():
-    channel = Channel()
+    connection = HostConnection()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    threading.Thread(target=channel.listen, daemon=True).start()
-    start = channel.started.result()
-    channel.line_bytes = start["line_bytes"]
+    threading.Thread(target=connection.listen, daemon=True).start()
+    start = connection.started.result()
+    connection.line_bytes = start["line_bytes"]
     sys.path.insert(0, start["root"])
     try:
-        asyncio.run(drive(channel, start))
+        asyncio.run(drive(connection, start))
     except BaseException as error:  # the agent stopped the loop itself, or raised out of it
-        finish(channel, {"end": "raised", **described(error)})
+        finish(connection, {"end": "raised", **described(error)})
 
 
 if __name__ == "__main__":

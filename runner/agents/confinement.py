@@ -1,4 +1,4 @@
-"""Where an agent's process lives: in the open beside the runner, or shut away by somebody who knows how."""
+"""How an agent's process is confined. Inside the isolated runner it is `runner.isolation.confinement`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Protocol
 from runner.agents.limits import AgentLimits
 from runner.agents.package import AgentPackage
 
-__all__ = ["Confinement", "Open", "Quarters"]
+__all__ = ["AgentWorkdir", "Confinement", "Unconfined"]
 
 _CHILD = Path(__file__).with_name("child.py")
 
 
 @dataclass(frozen=True)
-class Quarters:
-    """The place of one agent while it runs.
+class AgentWorkdir:
+    """The folders and the command of one agent while it runs.
 
     Attributes:
         root, home, logs_dir: the unpacked submission, HOME and the log folder, as the agent sees them.
@@ -37,17 +37,17 @@ class Quarters:
 
 
 class Confinement(Protocol):
-    """Makes quarters. What it made is gone, and the logs are in `logs_dir`, when the context ends."""
+    """Makes an agent's working folders. At the end they are removed and the logs are in `logs_dir`."""
 
-    def quarters(
+    def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
-    ) -> AbstractAsyncContextManager[Quarters]:
+    ) -> AbstractAsyncContextManager[AgentWorkdir]:
         """`work_dir` is an empty folder of the runner's for this trial; `logs_dir` is the trial's agent/."""
         ...
 
 
-class Open:
-    """No walls but the process's own: a fresh folder for the submission, another for HOME.
+class Unconfined:
+    """No confinement: a fresh folder for the submission and another for HOME.
 
     Args:
         prefix: a command that the agent's own is appended to, such as a change of user.
@@ -57,14 +57,14 @@ class Open:
         self._prefix = tuple(prefix)
 
     @asynccontextmanager
-    async def quarters(
+    async def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
-    ) -> AsyncIterator[Quarters]:
-        """The submission in `work_dir`, the logs where they stay."""
+    ) -> AsyncIterator[AgentWorkdir]:
+        """Unpack the submission into `work_dir`; the logs stay where they are written."""
         root, home = work_dir / "agent", work_dir / "home"
         await asyncio.to_thread(package.unpack, root)
         home.mkdir()
-        yield Quarters(
+        yield AgentWorkdir(
             root=root,
             home=home,
             logs_dir=logs_dir,

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.agents.calls import Calls
-from runner.agents.confinement import Confinement, Open, Quarters
+from runner.agents.confinement import AgentWorkdir, Confinement, Unconfined
 from runner.agents.limits import AgentLimits
 from runner.agents.outcome import AgentOutcome, OutcomeKind, PhaseTimes, now
 from runner.agents.package import AgentPackage
-from runner.agents.process import AgentProcess, ProcessEnd
+from runner.agents.process import AgentProcess, ProcessEnd, run_to_end
 from runner.agents.protocol import Done
-from runner.agents.session import Broken, Session
+from runner.agents.session import AgentSession, SessionBroken
 from runner.environments import Environment
 from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
 
@@ -43,7 +43,7 @@ class AgentHost:
         model_name, extra: arguments of the constructor.
         rules: what the agent finds and how it is timed: as the validator does (one clock over setup and run,
             its environment and context) or as Harbor does.
-        confinement: where its process lives; by default in the open, beside the runner.
+        confinement: how its process is shut off; by default not at all.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class AgentHost:
         self._extra = dict(extra or {})
         self._rules = rules
         self._limits = limits or AgentLimits()
-        self._confinement = confinement or Open()
+        self._confinement = confinement or Unconfined()
         self._task_name = task_name
         self._deadline_reached = False
 
@@ -85,45 +85,45 @@ class AgentHost:
         self._logs_dir.mkdir(parents=True, exist_ok=True)
         work_dir = await asyncio.to_thread(owned_directory, _PREFIX)
         try:
-            async with self._confinement.quarters(
+            async with self._confinement.workdir(
                 self._package, work_dir=work_dir, logs_dir=self._logs_dir, limits=self._limits
-            ) as quarters:
-                return await self._run_in(work_dir, quarters, instruction, setup_timeout_sec, timeout_sec)
+            ) as workdir:
+                return await self._run_in(work_dir, workdir, instruction, setup_timeout_sec, timeout_sec)
         finally:
             await asyncio.to_thread(shutil.rmtree, work_dir, ignore_errors=True)
 
     async def _run_in(
         self,
         work_dir: Path,
-        quarters: Quarters,
+        workdir: AgentWorkdir,
         instruction: str,
         setup_timeout_sec: float,
         timeout_sec: float | None,
     ) -> AgentOutcome:
         process = await AgentProcess.start(
-            quarters.command,
-            environ={"PATH": _PATH, "HOME": str(quarters.home), "LANG": "C.UTF-8", **self._variables},
-            cwd=quarters.cwd,
+            workdir.command,
+            environ={"PATH": _PATH, "HOME": str(workdir.home), "LANG": "C.UTF-8", **self._variables},
+            cwd=workdir.cwd,
             work_dir=work_dir,
             limits=self._limits,
         )
         calls = Calls(self._environment, work_dir, self._limits.transfer_bytes)
-        session = Session(process.process, calls, self._limits)
+        session = AgentSession(process.process, calls, self._limits)
         helpers = [
             asyncio.create_task(session.read()),
             asyncio.create_task(process.keep_output(self._logs_dir / _OUTPUT_LOG)),
-            asyncio.create_task(self._watch_logs(session, quarters.kept_logs)),
+            asyncio.create_task(self._watch_logs(session, workdir.kept_logs)),
         ]
-        done: Done | Broken | None = None
+        done: Done | SessionBroken | None = None
         try:
-            await session.send(self._start(quarters, instruction))
+            await session.send(self._start(workdir, instruction))
             done = await self._until_end(session, setup_timeout_sec, timeout_sec)
             if isinstance(done, Done) or (done is not None and done.kind == "AgentCrashedError"):
                 await process.wait(_EXIT_SEC)
         finally:
             finished = session.finished or now()
             session.leave()
-            end = await _to_its_end(process.end())
+            end = await run_to_end(process.end())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EXIT_SEC):
                     await helpers[1]
@@ -132,30 +132,30 @@ class AgentHost:
             await asyncio.gather(*helpers, return_exceptions=True)
         return self._outcome(session, process, done, end, finished)
 
-    def _start(self, quarters: Quarters, instruction: str) -> dict[str, Any]:
+    def _start(self, workdir: AgentWorkdir, instruction: str) -> dict[str, Any]:
         return {
             "type": "start",
-            "root": str(quarters.root),
-            "logs_dir": str(quarters.logs_dir),
+            "root": str(workdir.root),
+            "logs_dir": str(workdir.logs_dir),
             "model_name": self._model_name,
             "variables": self._variables,
             "extra": self._extra,
             "instruction": instruction,
             "task_name": self._task_name,
-            "flavour": self._rules,
+            "rules": self._rules,
             "line_bytes": self._limits.line_bytes,
         }
 
     async def _until_end(
-        self, session: Session, setup_timeout_sec: float, timeout_sec: float | None
-    ) -> Done | Broken | None:
+        self, session: AgentSession, setup_timeout_sec: float, timeout_sec: float | None
+    ) -> Done | SessionBroken | None:
         """The last message, or why there is none; None where the clock ran out and the agent with it."""
         try:
             try:
                 async with asyncio.timeout(self._limits.construction_sec):
                     await _first(session.constructed.wait(), session)
             except TimeoutError:
-                return Broken(
+                return SessionBroken(
                     "AgentConstructionTimeout",
                     f"not imported and constructed after {self._limits.construction_sec:g} s",
                 )
@@ -174,10 +174,10 @@ class AgentHost:
                 return await asyncio.shield(session.ended)
         except TimeoutError:
             return None
-        except Broken as broken:
+        except SessionBroken as broken:
             return broken
 
-    async def _watch_logs(self, session: Session, logs: Path) -> None:
+    async def _watch_logs(self, session: AgentSession, logs: Path) -> None:
         """Ends an agent that fills the disk through its log folder."""
         while True:
             await asyncio.sleep(_WATCH_SEC)
@@ -194,21 +194,21 @@ class AgentHost:
 
     def _outcome(
         self,
-        session: Session,
+        session: AgentSession,
         process: AgentProcess,
-        done: Done | Broken | None,
+        done: Done | SessionBroken | None,
         end: ProcessEnd,
         finished: Any,
     ) -> AgentOutcome:
         kind, failure = self._judge(session, done)
         message, trace = (failure or {}).get("exception_message"), (failure or {}).get("traceback")
         if (
-            isinstance(done, Broken)
+            isinstance(done, SessionBroken)
             and (cause := end.describe(self._limits))
             and end.reason != "it was told to end"
         ):
             message = f"{cause}" if done.kind == "AgentCrashedError" else f"{message} ({cause})"
-        if isinstance(done, Broken) and process.last_words.strip():
+        if isinstance(done, SessionBroken) and process.last_words.strip():
             trace = f"the end of its output:\n{process.last_words}"
         told = session.introduced
         began = session.began
@@ -232,9 +232,9 @@ class AgentHost:
         )
 
     def _judge(
-        self, session: Session, done: Done | Broken | None
+        self, session: AgentSession, done: Done | SessionBroken | None
     ) -> tuple[OutcomeKind, dict[str, str | None] | None]:
-        if isinstance(done, Broken):
+        if isinstance(done, SessionBroken):
             if self._deadline_reached:
                 return "timeout", {"exception_type": "AgentTimeoutError", "exception_message": str(done)}
             kind: OutcomeKind = "construction_failed" if session.introduced is None else "crashed"
@@ -260,8 +260,8 @@ class AgentHost:
         return ("construction_failed" if done.end == "construction_failed" else "raised"), failure
 
 
-async def _first(event: Any, session: Session) -> None:
-    """Waits for the event, or for the session's end: then gives way, or raises Broken."""
+async def _first(event: Any, session: AgentSession) -> None:
+    """Waits for the event, or for the session's end: then gives way, or raises SessionBroken."""
     waiter = asyncio.ensure_future(event)
     try:
         await asyncio.wait({waiter, session.ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -269,24 +269,6 @@ async def _first(event: Any, session: Session) -> None:
         waiter.cancel()
     if session.ended.done():
         session.ended.result()
-
-
-async def _to_its_end(work: Any) -> Any:
-    """Awaits it whatever cancels this task meanwhile; the cancellation goes on afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-        except Exception:
-            break
-    if cancelled is not None:
-        raise cancelled
-    return task.result()
 
 
 def _measure(folder: Path, most: int) -> tuple[int, int]:

@@ -8,13 +8,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from runner.agents.limits import AgentLimits, ControlGroups
 
-__all__ = ["AgentProcess", "ProcessEnd"]
+__all__ = ["AgentProcess", "ProcessEnd", "run_to_end"]
+
+T = TypeVar("T")
 
 _GUARD = Path(__file__).with_name("guard.py")
 _END_SEC = 5.0
@@ -152,3 +155,21 @@ def _kill_marked(mark: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             if needle in environ.read_bytes():
                 os.kill(int(environ.parent.name), signal.SIGKILL)
+
+
+async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end although this task is cancelled meanwhile; then raise the cancellation."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -33,8 +33,6 @@ __all__ = [
     "to_figures",
 ]
 
-Flavour = Literal["validator", "harbor"]
-
 
 class ProtocolError(Exception):
     """The agent's process said something that it may not say."""

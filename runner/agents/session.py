@@ -25,10 +25,10 @@ from runner.agents.protocol import (
     to_figures,
 )
 
-__all__ = ["Broken", "Session"]
+__all__ = ["AgentSession", "SessionBroken"]
 
 
-class Broken(Exception):
+class SessionBroken(Exception):
     """The process ended, or broke a rule, before it had said how its run went."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -36,7 +36,7 @@ class Broken(Exception):
         self.kind = kind
 
 
-class Session:
+class AgentSession:
     """Reads until the process has said `Done`, or broke off.
 
     Attributes:
@@ -44,7 +44,7 @@ class Session:
         introduced: what the agent told of itself once it was constructed.
         figures: its latest figures.
         constructed, running: set when the phase before them is over.
-        ended: the last message; raises Broken where there is none.
+        ended: the last message; raises SessionBroken where there is none.
         finished: when that was.
     """
 
@@ -79,7 +79,7 @@ class Session:
                 line = await self._line()
                 self._count()
                 self._take(line)
-        except Broken as broken:
+        except SessionBroken as broken:
             self.break_off(broken.kind, str(broken))
         except ProtocolError as error:
             self.break_off("AgentProtocolError", str(error))
@@ -90,7 +90,7 @@ class Session:
         """Ends the session from this side."""
         if not self.ended.done():
             self.finished = now()
-            self.ended.set_exception(Broken(kind, message))
+            self.ended.set_exception(SessionBroken(kind, message))
             self.ended.exception()  # whether anybody asks is not asyncio's concern
 
     def leave(self) -> None:
@@ -110,9 +110,9 @@ class Session:
                 f"it wrote a line of more than {self._limits.line_bytes} bytes into its channel"
             ) from None
         except asyncio.IncompleteReadError:
-            raise Broken("AgentCrashedError", "it closed its channel to the runner") from None
+            raise SessionBroken("AgentCrashedError", "it closed its channel to the runner") from None
         except ConnectionError:
-            raise Broken("AgentCrashedError", "its channel to the runner broke") from None
+            raise SessionBroken("AgentCrashedError", "its channel to the runner broke") from None
 
     def _count(self) -> None:
         second = int(time.monotonic())

@@ -1,40 +1,60 @@
-"""The commands put together, and what every end of the program has in common."""
+"""The `capstan` command: its subcommands, and how every one of them ends."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
-from runner.cli import cleanup, doctor, images, report, resume, run, serve, settings, show, tasks, view
-from runner.cli.output import ResultLineOnce, fail
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+from runner import __version__
+from runner.cli import doctor, images, model, run, serve, show, tasks
+from runner.cli.common import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    ResultLineOnce,
+    fail,
+)
 
 # The commands whose last line on stdout is the result line, however they end.
 _JOB_COMMANDS = ("run", "resume")
 
 app = typer.Typer(
-    name="runner",
-    help="Runs agents on Terminal-Bench tasks, and scores them as the validator does.",
-    add_completion=False,
+    name="capstan",
+    help="Run agents on Terminal-Bench tasks and score them as the Agent Challenge's validator does.\n\n"
+    "Start with `capstan doctor`, then\n"
+    "`capstan run examples/tasks --agent . --model script:examples/scripts`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, resume, show, view, report, serve, settings, doctor, cleanup):
+for module in (run, show, serve, model, doctor):
     module.register(app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(images.app, name="images")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"capstan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code. docs/runner.md says what each code means."""
+    """Run a command line and return its exit code. docs/runner.md explains each code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     result_line = ResultLineOnce()
     code, reason = EXIT_FAILED, None
@@ -49,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str], result_line: ResultLineOnce) -> tuple[int, str | None]:
-    """The exit code, and the reason code where a job could not be run."""
+    """Return the exit code, and the reason code where a job could not be run."""
     try:
-        app(arguments, prog_name="python -m runner", obj=result_line)
+        app(arguments, prog_name="capstan", obj=result_line)
     except SystemExit as end:  # typer ends every command, and every wrong use, in this way
         return end.code if isinstance(end.code, int) else EXIT_OK if end.code is None else EXIT_FAILED, None
     except Exception as error:
@@ -60,10 +80,11 @@ def _dispatch(arguments: list[str], result_line: ResultLineOnce) -> tuple[int, s
 
 
 def _expected(error: Exception) -> tuple[int, str | None]:
-    """One line for an error that names its own remedy; a traceback for one that should not have been."""
+    """Print one line for an error that says what to do, and a traceback for any other."""
+    # Imported here, so that `capstan --help` is quick.
     from runner.config import ConfigError
     from runner.environments import EnvironmentError_
-    from runner.job.errors import JobError, NothingToRun
+    from runner.jobs.errors import JobError, NothingToRun
     from runner.tasks import TaskError
 
     if isinstance(error, (ConfigError, NothingToRun)):
@@ -78,5 +99,5 @@ def _expected(error: Exception) -> tuple[int, str | None]:
     import traceback
 
     traceback.print_exception(error)
-    fail(f"{type(error).__name__}: {error} (this should not have happened; the lines above say where)")
+    fail(f"{type(error).__name__}: {error} (this is a fault of Capstan's; the lines above say where)")
     return EXIT_FAILED, None

@@ -82,7 +82,7 @@ async def check_isolation(docker: Check) -> Check:
     """Whether `--isolation dind` could run: a local engine that runs privileged containers."""
     if docker.state != "ok":
         return Check("isolation", "note", "--isolation dind needs a Docker engine", docker.mend)
-    from runner.dind.probe import probe
+    from runner.isolation.probe import probe
 
     found = await probe()
     return Check("isolation", "ok" if found.usable else "note", found.words, found.mend)
@@ -106,9 +106,7 @@ def check_key() -> Check:
     try:
         resolved = load_config()
     except ConfigError as error:
-        return Check(
-            "settings", "missing", str(error), "mend the setting; `python -m runner config` shows all"
-        )
+        return Check("settings", "missing", str(error), "mend the setting; `capstan config` shows all")
     if resolved.secrets.api_key is None:
         return Check(
             "key",
@@ -124,17 +122,19 @@ def check_disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     found = f"{free:.1f} GiB free here"
     if free < LOW_DISK_GIB:
-        return Check("disk", "note", found, "docker image prune; python -m runner cleanup --images")
+        return Check("disk", "note", found, "docker image prune; capstan cleanup --images")
     return Check("disk", "ok", found)
 
 
 def check_memory() -> Check:
     """Memory of the machine, and how many usual tasks fit at once."""
-    from runner.job.gate import Capacity, Needs
+    from runner.jobs.limiter import Capacity, Resources
 
     capacity = Capacity.of_machine(None)
     gib = (capacity.memory_mb or 0.0) / 1024
-    found = f"{gib:.1f} GiB and {capacity.cpus:g} CPUs for tasks: {capacity.most_at_once(Needs())} at once"
+    found = (
+        f"{gib:.1f} GiB and {capacity.cpus:g} CPUs for tasks: {capacity.most_at_once(Resources())} at once"
+    )
     state = "ok" if gib >= LOW_MEMORY_GIB else "note"
     return Check("memory", state, found)
 
@@ -144,7 +144,7 @@ async def check_images(paths: Sequence[str]) -> Check:
     from runner.environments.docker import DockerSettings, built_tag, find_image, shared_engine
     from runner.environments.docker.images import image_candidates
     from runner.tasks import load_dataset
-    from runner.trial.spec import environment_spec
+    from runner.trials.environment import environment_spec
 
     engine, settings = shared_engine(), DockerSettings.from_environment(os.environ)
     missing: list[str] = []
@@ -158,6 +158,6 @@ async def check_images(paths: Sequence[str]) -> Check:
                 missing.append(task.name)
     if missing:
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-        mend = f"python -m runner images pull {' '.join(paths)}"
+        mend = f"capstan images pull {' '.join(paths)}"
         return Check("images", "note", f"{len(missing)} of {total} are not here: {shown}", mend)
     return Check("images", "ok", f"all {total} are here")

@@ -1,4 +1,4 @@
-"""`runner doctor`: what this machine has for a run, and the command that mends what it lacks."""
+"""`capstan doctor`, `config` and `cleanup`: what this machine has for a run, and what runs left on it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.options import JsonFlag
+from runner.cli.common import ConfigFile, JsonFlag
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command("doctor")(doctor)
+    app.command("config")(show_settings)
+    app.command("cleanup")(cleanup)
 
 
 def doctor(
     tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASKS…]", help="Also look whether their images are here.")
+        list[str] | None,
+        typer.Argument(metavar="[TASKS…]", help="Also check whether the images of these tasks are here."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check Docker, the sandbox, the key, the disk and images. Exit code 1 where no task could run."""
+    """Check what this machine has for a run.
+
+    Looks at Docker, the sandbox, the key, the disk and images. Exit code 1 where no task could run.
+    """
     import asyncio
     import dataclasses
     import json
@@ -38,3 +44,55 @@ def doctor(
             if check.mend:
                 sys.stdout.write(f"{'':7} {'':{width}}  → {check.mend}\n")
     raise typer.Exit(0 if is_usable(checks) else 1)
+
+
+def show_settings(config: ConfigFile = None, as_json: JsonFlag = False) -> None:
+    """Show every setting and where its value comes from."""
+    import json
+
+    from runner.config import RunConfig, load_config
+
+    resolved = load_config(file=config)
+    values = resolved.config.model_dump(mode="json")
+    key = "not set" if resolved.secrets.api_key is None else "********"
+    if as_json:
+        document = {name: {"value": values[name], "origin": resolved.origins[name]} for name in values}
+        document["DEEPSEEK_API_KEY"] = {"value": key, "origin": resolved.key_origin}
+        sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
+        return
+    from rich.table import Table
+
+    from runner.cli.tables import make_console
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("setting", "value", "from", "meaning"):
+        table.add_column(column)
+    for name, value in values.items():
+        shown = "" if value is None else " ".join(value) if isinstance(value, list) else str(value)
+        table.add_row(name, shown, resolved.origins[name], RunConfig.model_fields[name].description)
+    table.add_row("DEEPSEEK_API_KEY", key, resolved.key_origin or "", "the real key; only the relay holds it")
+    make_console(sys.stdout).print(table)
+
+
+def cleanup(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also remove what belongs to runners that still work.")
+    ] = False,
+    images: Annotated[
+        bool,
+        typer.Option("--images", help="Also remove built images and the isolated runner's image stores."),
+    ] = False,
+) -> None:
+    """Remove what killed runners left behind.
+
+    These are containers, networks, volumes, sandboxes and folders. What belongs to a runner that still works is left alone. Every run does the same when it starts.
+    """
+    import asyncio
+
+    from runner.executors import remove_leftovers
+
+    removed = asyncio.run(remove_leftovers(everything=everything, images=images))
+    for thing in removed:
+        sys.stdout.write(f"removed {thing}\n")
+    if not removed:
+        sys.stdout.write("nothing was left behind\n")

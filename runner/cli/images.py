@@ -1,4 +1,4 @@
-"""`runner images`: the images of tasks, before a run."""
+"""`capstan images`: the images of tasks, before a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.options import Exclude, Include, JsonFlag
+from runner.cli.common import Exclude, Include, JsonFlag
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -115,10 +115,10 @@ def _for_each(
     import os
     import time
 
-    from runner.cli.output import fail
-    from runner.cli.tables import shown_seconds
+    from runner.cli.common import fail
     from runner.environments import EnvironmentError_
     from runner.environments.docker import DockerSettings
+    from runner.results import format_seconds
 
     failures = 0
 
@@ -134,7 +134,7 @@ def _for_each(
                 failures += 1
                 fail(str(error))
             else:
-                took = shown_seconds(time.monotonic() - began)
+                took = format_seconds(time.monotonic() - began)
                 sys.stdout.write(f"{task.name}: {done}: {image.name} ({took})\n")
                 sys.stdout.flush()
 
@@ -154,26 +154,26 @@ async def _engine() -> Engine:
     from docker.errors import DockerException
 
     from runner.environments.docker import shared_engine
-    from runner.job.errors import JobError
+    from runner.jobs.errors import JobError
 
     try:
         engine = shared_engine()
     except DockerException as error:
-        raise JobError(f"no Docker engine: {error}; `python -m runner doctor` says what to do") from None
+        raise JobError(f"no Docker engine: {error}; `capstan doctor` says what to do") from None
     if not await engine.answers():
-        raise JobError("no Docker engine answers; `python -m runner doctor` says what to do")
+        raise JobError("no Docker engine answers; `capstan doctor` says what to do")
     return engine
 
 
 def _spec(task: Task) -> EnvironmentSpec:
-    from runner.trial.spec import environment_spec
+    from runner.trials.environment import environment_spec
 
     return environment_spec(task, task.name, build_factor=1.0, labels={})
 
 
 def _load(paths: list[Path], include: list[str] | None, exclude: list[str] | None) -> list[Task]:
     """The sound tasks; the others are named on stderr."""
-    from runner.cli.output import fail
+    from runner.cli.common import fail
     from runner.tasks import load_dataset
 
     tasks: list[Task] = []

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Group
@@ -14,13 +14,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runner.cli.output import warn
-from runner.cli.tables import first_line, make_console, shown_cost, shown_count, shown_path, shown_seconds
-from runner.job import Job
-from runner.job.observer import JobObserver, SilentObserver
-from runner.results import ModelUse, TrialRecord
-from runner.scoring import JobSummary
-from runner.trial import TrialProgress
+from runner.cli.common import warn
+from runner.cli.tables import first_line, make_console, shown_cost, shown_count, shown_path
+from runner.jobs import JobContext, JobObserver, TrialProgress
+from runner.jobs.results import JobResultWriter
+from runner.results import ModelUse, TrialRecord, format_seconds
+from runner.results.scoring import JobSummary
 
 REFRESH_SEC = 0.5
 # Running trials shown at once; a longer list scrolls away under the reader.
@@ -33,59 +32,64 @@ def make_observer(*, as_json: bool) -> JobObserver:
     return LiveTable(stream) if stream.isatty() else PlainLines(stream)
 
 
-class PlainLines(SilentObserver):
+class PlainLines(JobObserver):
     """One line an event."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._job: Job | None = None
+        self._results: JobResultWriter | None = None
 
-    def job_started(self, job: Job) -> None:
-        self._job = job
-        self._say(headline(job))
+    def job_started(
+        self, context: JobContext, results: JobResultWriter, running: Mapping[str, TrialProgress]
+    ) -> None:
+        self._results = results
+        self._print(headline(context))
 
     def trial_retried(self, progress: TrialProgress, record: TrialRecord, wait_sec: float) -> None:
-        self._say(
+        self._print(
             f"{progress.plan.trial_name}: {first_line(record.error or '')}; "
             f"retry {progress.retries} in {wait_sec:g} s"
         )
 
     def trial_started(self, progress: TrialProgress) -> None:
         if not progress.retries:
-            self._say(f"{progress.plan.trial_name}: started (attempt {progress.plan.attempt})")
+            self._print(f"{progress.plan.trial_name}: started (attempt {progress.plan.attempt})")
 
     def trial_ended(self, record: TrialRecord) -> None:
-        assert self._job is not None
-        books = self._job.books
-        self._say(f"[{len(books.records)}/{books.n_total}] {ended_words(record)}")
+        assert self._results is not None
+        self._print(f"[{len(self._results.records)}/{self._results.n_total}] {ended_line(record)}")
 
     def note(self, line: str, *, warning: bool = True) -> None:
         if warning:
             warn(line)
         else:
-            self._say(line)
+            self._print(line)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._stream.write(line + "\n")
             self._stream.flush()
 
 
-class LiveTable(SilentObserver):
+class LiveTable(JobObserver):
     """Running trials with their phase and figures, and the totals below; ended trials scroll by above."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = make_console(stream)
         self._live: Live | None = None
-        self._job: Job | None = None
+        self._context: JobContext | None = None
+        self._results: JobResultWriter | None = None
+        self._running: Mapping[str, TrialProgress] = {}
         self._started = time.monotonic()
         self._ended_here = 0
         self._refresher: asyncio.Task[None] | None = None
 
-    def job_started(self, job: Job) -> None:
-        self._job = job
+    def job_started(
+        self, context: JobContext, results: JobResultWriter, running: Mapping[str, TrialProgress]
+    ) -> None:
+        self._context, self._results, self._running = context, results, running
         self._started = time.monotonic()
-        self._console.print(headline(job))
+        self._console.print(headline(context))
         self._live = Live(self._render(), console=self._console, auto_refresh=False, transient=True)
         self._live.start()
         self._refresher = asyncio.create_task(self._refresh(), name="live table")
@@ -100,7 +104,7 @@ class LiveTable(SilentObserver):
     def trial_ended(self, record: TrialRecord) -> None:
         self._ended_here += 1
         style = "green" if record.passed else "red" if record.errored else ""
-        self._console.print(Text(ended_words(record), style=style))
+        self._console.print(Text(ended_line(record), style=style))
 
     def note(self, line: str, *, warning: bool = True) -> None:
         self._console.print(Text(line, style="yellow" if warning else ""))
@@ -117,11 +121,10 @@ class LiveTable(SilentObserver):
             await asyncio.sleep(REFRESH_SEC)
 
     def _render(self) -> Group:
-        assert self._job is not None
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in ("trial", "try", "phase", "calls", "tokens", "cost", "elapsed"):
             table.add_column(column, style="cyan" if column == "phase" else "", no_wrap=True)
-        running = list(self._job.running.values())
+        running = list(self._running.values())
         for progress in running[:MAX_ROWS]:
             use = _usage(progress)
             table.add_row(
@@ -131,39 +134,38 @@ class LiveTable(SilentObserver):
                 str(use.calls) if use else "",
                 shown_count(use.prompt_tokens + use.completion_tokens) if use else "",
                 shown_cost(use.cost_usd) if use else "",
-                shown_seconds(progress.elapsed_sec),
+                format_seconds(progress.elapsed_sec),
             )
         if len(running) > MAX_ROWS:
             table.add_row(f"and {len(running) - MAX_ROWS} more", *[""] * 6)
         return Group(table, Text(self._totals(running), style="bold"))
 
     def _totals(self, running: Sequence[TrialProgress]) -> str:
-        assert self._job is not None
-        books = self._job.books
-        ended, total = books.records, books.n_total
+        assert self._context is not None and self._results is not None
+        ended, total = self._results.records, self._results.n_total
         passed = sum(record.passed for record in ended)
         errored = sum(record.errored for record in ended)
         spent = sum(record.metered.cost_usd for record in ended if record.metered)
         spent += sum(use.cost_usd for progress in running if (use := _usage(progress)))
         elapsed = time.monotonic() - self._started
-        words = f"{len(ended)}/{total} ended, {passed} passed, {errored} errored   {shown_seconds(elapsed)}"
+        words = f"{len(ended)}/{total} ended, {passed} passed, {errored} errored   {format_seconds(elapsed)}"
         if self._ended_here and len(ended) < total:
-            words += f", about {shown_seconds(elapsed / self._ended_here * (total - len(ended)))} left"
-        source = self._job.parts.model.source
+            words += f", about {format_seconds(elapsed / self._ended_here * (total - len(ended)))} left"
+        source = self._context.model.source
         return words + (f"   {shown_cost(spent)}" if spent else "") + f"   model: {source.label}"
 
 
-def headline(job: Job) -> str:
-    """What runs, in one line."""
-    lock, config, model = job.parts.lock, job.config, job.parts.model.source
-    canned = " (no model thinks)" if model.canned else ""
+def headline(context: JobContext) -> str:
+    """Describe the job in one line."""
+    lock, config, model = context.lock, context.config, context.model.source
+    canned = " (no LLM is called)" if model.canned else ""
     return (
         f"{len(lock.tasks)} tasks × {config.attempts} attempts, agent {config.agent}, model: {model.label}"
-        f"{canned}, environment: {lock.environment_kind}, job: {shown_path(job.parts.directory.root)}"
+        f"{canned}, environment: {lock.environment_kind}, job: {shown_path(context.directory.root)}"
     )
 
 
-def ended_words(record: TrialRecord) -> str:
+def ended_line(record: TrialRecord) -> str:
     """The end of a trial in one line."""
     if record.reward is None:
         verdict = (
@@ -175,7 +177,7 @@ def ended_words(record: TrialRecord) -> str:
             verdict += ", at the agent's time limit"
     use = record.metered
     spent = f", {use.calls} calls, {shown_cost(use.cost_usd)}" if use and use.calls else ""
-    return f"{record.trial_name}: {verdict} ({shown_seconds(record.seconds)}{spent})"
+    return f"{record.trial_name}: {verdict} ({format_seconds(record.seconds)}{spent})"
 
 
 def _usage(progress: TrialProgress) -> ModelUse | None:

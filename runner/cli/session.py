@@ -11,23 +11,24 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from runner.cli.output import ResultLineOnce, print_json, warn
-from runner.config import RunConfig, Secrets
-from runner.job import Job, new_job, resumed_job
-from runner.job.observer import JobObserver
+from runner.cli.common import EXIT_INTERRUPTED, ResultLineOnce, print_json, warn
+from runner.config import ConfigError, RunConfig, Secrets
+from runner.environments.docker import DockerSettings
+from runner.executors import open_executor
+from runner.jobs import Job, JobHost, create_job, resume_job
+from runner.jobs.events import JobObserver
 from runner.results import Reason
-from runner.scoring import JobSummary, failed_line
+from runner.results.scoring import JobSummary, failed_line
 
 _OpenJob = Callable[[JobObserver], AbstractAsyncContextManager[Job]]
 
-EXIT_INTERRUPTED = 130
 # timeout(1) signals the program and then its group: two signals that are one wish.
 SAME_SIGNAL_SEC = 1.0
 
 
 def run_new_job(config: RunConfig, secrets: Secrets, line: ResultLineOnce, *, as_json: bool) -> int:
     """`run`: the exit code."""
-    return _run(lambda observer: new_job(config, secrets, observer), line, as_json=as_json)
+    return _run(lambda observer: create_job(config, secrets, _host(), observer), line, as_json=as_json)
 
 
 def run_resumed_job(
@@ -35,8 +36,17 @@ def run_resumed_job(
 ) -> int:
     """`resume`: the exit code."""
     return _run(
-        lambda observer: resumed_job(path, secrets, observer, concurrency=concurrency), line, as_json=as_json
+        lambda observer: resume_job(path, secrets, _host(), observer, concurrency=concurrency),
+        line,
+        as_json=as_json,
     )
+
+
+def _host() -> JobHost:
+    try:
+        return JobHost(open_executor=open_executor, docker=DockerSettings.from_environment(os.environ))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _run(open_job: _OpenJob, line: ResultLineOnce, *, as_json: bool) -> int:
@@ -57,7 +67,7 @@ async def _session(open_job: _OpenJob, line: ResultLineOnce, *, as_json: bool) -
                 summary = await job.run()
         except asyncio.CancelledError:
             if job is None:
-                line.say(failed_line(Reason.CANCELLED))
+                line.print(failed_line(Reason.CANCELLED))
                 return EXIT_INTERRUPTED
         assert job is not None
         return _report(job, summary, line, as_json=as_json)
@@ -68,20 +78,20 @@ def _report(job: Job, summary: JobSummary | None, line: ResultLineOnce, *, as_js
     from runner.cli.tables import print_job
 
     interrupted = summary is None
-    figures = summary or job.books.summary()
-    directory = job.parts.directory.root
+    figures = summary or job.results.summary()
+    directory = job.context.directory.root
     if as_json:
-        from runner.cli.machine import job_document
+        from runner.cli.show import job_document
 
         print_json(job_document(directory))
     else:
         print_job(directory, sys.stdout)
         if interrupted:
-            sys.stdout.write(f"Interrupted. Go on with: python -m runner resume {_shown(directory)}\n")
+            sys.stdout.write(f"Interrupted. Continue with: capstan resume {_shown(directory)}\n")
     result = figures.result
     if interrupted and result.status == "completed":
         result = failed_line(Reason.CANCELLED, total=result.total)
-    line.say(result)
+    line.print(result)
     if interrupted:
         return EXIT_INTERRUPTED
     return 0 if result.status == "completed" else 1
@@ -99,7 +109,7 @@ def _interruptible(line: ResultLineOnce):
         if asked_at is not None:
             if loop.time() - asked_at < SAME_SIGNAL_SEC:
                 return
-            line.say(failed_line(Reason.CANCELLED))
+            line.print(failed_line(Reason.CANCELLED))
             os._exit(EXIT_INTERRUPTED)
         asked_at = loop.time()
         warn("stopping: running trials are ended and their environments removed (again to stop at once)")

@@ -1,4 +1,4 @@
-"""`runner show`: the results of a job."""
+"""`capstan show`, `view` and `report`: look at jobs as tables, in a browser, or in one file."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.options import JsonFlag
+from runner.cli.common import JobsDir, JsonFlag, print_json
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command("show")(show)
+    app.command("view")(view)
+    app.command("report")(report)
 
 
 def show(
     job: Annotated[
-        Path | None, typer.Argument(metavar="[JOB]", help="The job's folder (default: the newest).")
+        Path | None, typer.Argument(metavar="[JOB]", help="A job's folder. [default: the newest]")
     ] = None,
-    trials: Annotated[bool, typer.Option("--trials", help="One line a trial, not a task.")] = False,
-    jobs_dir: Annotated[Path, typer.Option("--jobs-dir", "-o", help="Where job folders lie.")] = Path("jobs"),
+    trials: Annotated[bool, typer.Option("--trials", help="Print one line a trial, not a task.")] = False,
+    jobs_dir: JobsDir = Path("jobs"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the results of a job, running or over."""
-    from runner.cli.machine import job_document
-    from runner.cli.output import print_json
+    """Print the results of a job, running or over."""
     from runner.cli.tables import print_job
 
     directory = job or _newest(jobs_dir)
@@ -36,10 +36,70 @@ def show(
         print_job(directory, sys.stdout, trials=trials)
 
 
+def view(
+    jobs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[JOB…]", help="Job folders. [default: all in --jobs-dir]"),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="The address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="The port to bind; 0 takes a free one.")] = 8000,
+    jobs_dir: JobsDir = Path("jobs"),
+) -> None:
+    """Show jobs in a browser.
+
+    The pages show rewards, costs and every step of every trial, also while a job runs.
+    """
+    from runner.jobs.errors import JobError
+    from runner.pages.index import JobIndex
+    from runner.pages.views import known
+    from runner.pages.web import serve
+
+    if not jobs and not jobs_dir.is_dir():
+        raise JobError(f"{jobs_dir}: no such folder; name a job, or start one with `capstan run`")
+    serve(JobIndex(None if jobs else jobs_dir, known(jobs or [])), host, port)
+
+
+def report(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="The job's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write a job as one HTML file.
+
+    It is under 2 MB for 89 tasks; long outputs are cut.
+    """
+    from runner.jobs.errors import JobError
+    from runner.pages.report import make_report
+    from runner.results import write_atomically
+
+    text = make_report(job.resolve())
+    try:
+        write_atomically(output.resolve(), text)
+    except OSError as error:
+        raise JobError(f"{output} cannot be written: {error.strerror}") from None
+    typer.echo(f"{output}: {len(text.encode()):,} bytes")
+
+
+def job_document(directory: Path) -> str:
+    """Return `{"job_dir", "job", "trials"}` as JSON: the capstan.json of the job and of its trials."""
+    import json
+
+    from runner.jobs.results import read_job
+
+    stored = read_job(directory)
+    document = {
+        "job_dir": str(directory),
+        "job": stored.record.model_dump(mode="json"),
+        "trials": [trial.model_dump(mode="json") for trial in stored.trials],
+    }
+    return json.dumps(document, sort_keys=True)
+
+
 def _newest(jobs_dir: Path) -> Path:
-    from runner.job.errors import JobError
+    from runner.jobs.errors import JobError
 
     jobs = [path.parent for path in jobs_dir.glob("*/capstan.json")]
     if not jobs:
-        raise JobError(f"{jobs_dir}: holds no job; start one with `python -m runner run`")
+        raise JobError(f"{jobs_dir}: holds no job; start one with `capstan run`")
     return max(jobs, key=lambda path: (path / "capstan.json").stat().st_mtime)

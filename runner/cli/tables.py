@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.report.reading import JobView, read_job
-from runner.results import TrialRecord
-from runner.results.shown import shown_seconds
-from runner.scoring import JobSummary
+from runner.jobs.results import StoredJob, read_job
+from runner.results import TrialRecord, format_seconds
+from runner.results.scoring import JobSummary
 
 # Lines of a table that no terminal shows narrower than this.
 PLAIN_WIDTH = 140
@@ -52,7 +51,7 @@ def tasks_table(trials: Sequence[TrialRecord]) -> Table:
             " ".join(shown_reward(trial) for trial in sorted(group, key=lambda t: t.attempt)),
             _verdict(passed, len(group)),
             *(_usage_cells(group) if used else ()),
-            shown_seconds(sum(trial.seconds or 0.0 for trial in group) / len(group)),
+            format_seconds(sum(trial.seconds or 0.0 for trial in group) / len(group)),
             _reasons(group),
         )
     return table
@@ -68,7 +67,7 @@ def trials_table(trials: Sequence[TrialRecord]) -> Table:
             shown_reward(trial),
             _verdict(int(trial.passed), 1),
             *(_usage_cells([trial]) if used else ()),
-            shown_seconds(trial.seconds),
+            format_seconds(trial.seconds),
             _reasons([trial]),
         )
     return table
@@ -85,7 +84,7 @@ def notes(trials: Sequence[TrialRecord]) -> list[str]:
     return list(lines)
 
 
-def figures(view: JobView) -> Table:
+def figures(view: StoredJob) -> Table:
     """The sums of a job."""
     summary, record = view.record.summary, view.record
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -108,8 +107,8 @@ def figures(view: JobView) -> Table:
     for phase, times in summary.phases.items():
         table.add_row(
             phase.replace("_", " "),
-            f"median {shown_seconds(times.median)}, mean {shown_seconds(times.mean)}, "
-            f"longest {shown_seconds(times.maximum)}",
+            f"median {format_seconds(times.median)}, mean {format_seconds(times.mean)}, "
+            f"longest {format_seconds(times.maximum)}",
         )
     metered = summary.metered
     if metered.calls or metered.errors:
@@ -125,7 +124,7 @@ def figures(view: JobView) -> Table:
     return table
 
 
-def model_words(view: JobView) -> str:
+def model_words(view: StoredJob) -> str:
     """Where answers came from; canned ones are said to be so."""
     model = view.record.model
     if not model.canned:

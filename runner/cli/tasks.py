@@ -1,4 +1,4 @@
-"""`runner tasks`: what a dataset holds, whether it is sound, whether it has changed."""
+"""`capstan tasks`: what a dataset holds, whether it is sound, whether it has changed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.cli.options import Exclude, Include, JsonFlag, Limit
-from runner.cli.output import fail, warn
+from runner.cli.common import Exclude, Include, JsonFlag, Limit, fail, warn
 
 app = typer.Typer(help="List, check and verify tasks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -39,7 +38,8 @@ def list_tasks(
         return
     from rich.table import Table
 
-    from runner.cli.tables import make_console, shown_seconds
+    from runner.cli.tables import make_console
+    from runner.results import format_seconds
 
     table = Table(box=None, pad_edge=False)
     for column in ("task", "agent", "verifier", "cpus", "memory", "network", "image", "digest"):
@@ -48,8 +48,8 @@ def list_tasks(
         wanted = task.config.environment
         table.add_row(
             task.name,
-            shown_seconds(task.config.agent.timeout_sec),
-            shown_seconds(task.config.verifier.timeout_sec),
+            format_seconds(task.config.agent.timeout_sec),
+            format_seconds(task.config.verifier.timeout_sec),
             "–" if wanted.cpus is None else f"{wanted.cpus:g}",
             "–" if wanted.memory_mb is None else f"{wanted.memory_mb} MiB",
             wanted.network,

@@ -1,6 +1,6 @@
 """What defines a job, and where each value comes from."""
 
-from runner.config.model import ModelMode, RunConfig, Secrets, parse_model_mode
+from runner.config.model import ModelMode, RunConfig, Secrets, parse_model_mode, redactor
 from runner.config.sources import ConfigError, Origin, Resolved, load_config
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "Secrets",
     "load_config",
     "parse_model_mode",
+    "redactor",
 ]

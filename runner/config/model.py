@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,6 +151,18 @@ class RunConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Secrets:
-    """What never gets into a file."""
+    """Values that never get into a file."""
 
     api_key: SecretStr | None = None
+
+
+def redactor(*secrets: SecretStr | None) -> Callable[[str], str]:
+    """Return a function that replaces each of the secrets in a text."""
+    values = [value for secret in secrets if secret is not None and (value := secret.get_secret_value())]
+
+    def redact(text: str) -> str:
+        for value in values:
+            text = text.replace(value, "[REDACTED]")
+        return text
+
+    return redact

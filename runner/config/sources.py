@@ -131,7 +131,7 @@ def _file(path: Path, *, required: bool) -> _Layer:
     for name, value in data.items():
         if name not in RunConfig.model_fields:
             hint = " (secrets belong into the environment or .env)" if "key" in name.lower() else ""
-            raise ConfigError(f"{path}: unknown setting {name}{hint}; `runner config` lists the known ones")
+            raise ConfigError(f"{path}: unknown setting {name}{hint}; `capstan config` lists the known ones")
         layer.values[name] = tuple(value) if isinstance(value, list) else value
         layer.places[name] = f"{path}: {name}"
     return layer

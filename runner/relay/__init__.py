@@ -5,7 +5,6 @@ from runner.relay.cassette import CassetteError
 from runner.relay.parameters import WithParameters
 from runner.relay.relay import Relay
 from runner.relay.replay import RecordUpstream, ReplayUpstream
-from runner.relay.script import PythonScript, Reply, ReplyCall, ScriptError, ScriptUpstream
 from runner.relay.upstream import LiveUpstream, Upstream
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse
 
@@ -14,16 +13,11 @@ __all__ = [
     "CassetteError",
     "LiveUpstream",
     "ModelRequest",
-    "PythonScript",
     "RecordUpstream",
     "Relay",
     "ReplayUpstream",
-    "Reply",
-    "ReplyCall",
     "RunAccount",
     "RunUsage",
-    "ScriptError",
-    "ScriptUpstream",
     "StreamDropped",
     "Upstream",
     "UpstreamResponse",

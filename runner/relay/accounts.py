@@ -56,8 +56,8 @@ class RunLimits:
     at_once: int = 64
 
 
-class Ledger:
-    """The books of one run.
+class RunBudget:
+    """The budget of one run: what it may spend and has spent, and how often it may call.
 
     A call reserves what it may cost before it goes out. A call that the reservations of others would take
     over the limit waits for them; one that finds the money spent gets 402. So calls side by side cannot
@@ -192,18 +192,18 @@ class Accounts:
 
     def __init__(self, limits: RunLimits) -> None:
         self._limits = limits
-        self._open: dict[str, Ledger] = {}
+        self._open: dict[str, RunBudget] = {}
         self._number = 0
 
     def open(self, name: str, base_url: str, cost_limit_usd: float | None) -> RunAccount:
         self._number += 1
         token = TOKEN_PREFIX + secrets.token_hex(20)
         account = RunAccount(f"{self._number}-{name}", name, token, base_url, cost_limit_usd)
-        self._open[token] = Ledger(account, self._limits)
+        self._open[token] = RunBudget(account, self._limits)
         return account
 
-    def find(self, token: str) -> Ledger | None:
+    def find(self, token: str) -> RunBudget | None:
         return self._open.get(token)
 
-    def close(self, token: str) -> Ledger:
+    def close(self, token: str) -> RunBudget:
         return self._open.pop(token)

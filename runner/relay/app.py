@@ -13,7 +13,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from runner.relay.accounts import Accounts, Ledger
+from runner.relay.accounts import Accounts, RunBudget
 from runner.relay.meter import CallUsage, UsageMeter
 from runner.relay.prices import PriceTable
 from runner.relay.tokens import TokenCounts
@@ -67,30 +67,30 @@ class RelayApp:
         if scope["type"] != "http":
             return
         answer = _Answer(send, self._label)
-        ledger: Ledger | None = None
+        budget: RunBudget | None = None
         try:
             _check_path(scope)
             headers = Headers(scope=scope)
-            ledger = self._authenticate(headers)
-            with ledger.slot():
+            budget = self._authenticate(headers)
+            with budget.slot():
                 body = await _read_body(headers, receive, self._rules.max_request_bytes)
-                request = ModelRequest(body, parse_payload(body), ledger.account.id)
+                request = ModelRequest(body, parse_payload(body), budget.account.id)
                 self._check_model(request)
-                await _while_connected(receive, self._serve(request, ledger, answer))
+                await _while_connected(receive, self._serve(request, budget, answer))
         except ApiError as error:
-            if ledger is not None:
-                ledger.refused()
+            if budget is not None:
+                budget.refused()
             await answer.error(error)
         except _ClientGone:
             pass
 
-    def _authenticate(self, headers: Headers) -> Ledger:
+    def _authenticate(self, headers: Headers) -> RunBudget:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        ledger = self._accounts.find(token.strip()) if scheme.lower() == "bearer" else None
-        if ledger is None:
+        budget = self._accounts.find(token.strip()) if scheme.lower() == "bearer" else None
+        if budget is None:
             shown = f"****{token[-4:]}" if len(token) >= 12 else "****"
             raise ApiError(401, f"Authentication Fails, Your api key: {shown} is invalid")
-        return ledger
+        return budget
 
     def _check_model(self, request: ModelRequest) -> None:
         allowed = self._rules.allowed_models
@@ -101,30 +101,30 @@ class RelayApp:
                 code="relay_model",
             )
 
-    async def _serve(self, request: ModelRequest, ledger: Ledger, answer: _Answer) -> None:
+    async def _serve(self, request: ModelRequest, budget: RunBudget, answer: _Answer) -> None:
         """Sends one admitted call on, passes the answer, and books it whatever happens."""
-        number = await ledger.reserve(self._worst_cost(request))
+        number = await budget.reserve(self._worst_cost(request))
         meter = UsageMeter(stream=request.stream)
         response: UpstreamResponse | None = None
         failure: ApiError | None = None
         complete = False
         try:
             response = await self._upstream.send(request)
-            await self._pass(request, response, meter, ledger, answer)
+            await self._pass(request, response, meter, budget, answer)
             complete = True
         except StreamDropped:
             return  # without the last chunk: the server cuts the connection
         except _LimitReached:
-            failure = ledger.spent_error()
+            failure = budget.spent_error()
         except ApiError as error:
             failure = error
         except Exception as error:
-            _log.exception("call of run %s failed in the relay", ledger.account.name)
+            _log.exception("call of run %s failed in the relay", budget.account.name)
             failure = ApiError(500, f"the relay failed: {type(error).__name__}", code="relay_error")
         finally:
             # Booked before the answer ends, so that who has read all of it finds it in the books; and booked
             # also when the agent hung up, which cancels this task: what was sent is paid for.
-            await asyncio.shield(self._settle(request, response, meter, ledger, number, complete))
+            await asyncio.shield(self._settle(request, response, meter, budget, number, complete))
         if failure is not None:
             await answer.error(failure)
         else:
@@ -135,17 +135,17 @@ class RelayApp:
         request: ModelRequest,
         response: UpstreamResponse,
         meter: UsageMeter,
-        ledger: Ledger,
+        budget: RunBudget,
         answer: _Answer,
     ) -> None:
         await answer.start(response.status, response.headers)
         prompt_floor = self._floor(request, len(request.body) // (2 * _BYTES_PER_TOKEN), 0)
         event_floor = self._floor(request, 0, 1)
-        limited = ledger.account.cost_limit_usd is not None and request.stream
+        limited = budget.account.cost_limit_usd is not None and request.stream
         async for chunk in response.body:
             await answer.chunk(chunk)
             meter.feed(chunk)
-            if limited and ledger.would_end(prompt_floor + meter.events * event_floor):
+            if limited and budget.would_end(prompt_floor + meter.events * event_floor):
                 raise _LimitReached
 
     async def _settle(
@@ -153,7 +153,7 @@ class RelayApp:
         request: ModelRequest,
         response: UpstreamResponse | None,
         meter: UsageMeter,
-        ledger: Ledger,
+        budget: RunBudget,
         number: int,
         complete: bool,
     ) -> None:
@@ -171,7 +171,7 @@ class RelayApp:
             cost = self._cost(model or request.model, usage) if usage else 0.0
             # Clients hang up at [DONE], often before the upstream's own end arrives.
             failed = not (answered and (complete or meter.done))
-            await ledger.settle(number, usage, cost, model, failed=failed)
+            await budget.settle(number, usage, cost, model, failed=failed)
 
     def _cost(self, model: str, usage: CallUsage) -> float:
         return self._prices.cost(

@@ -35,7 +35,7 @@ class CassetteError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class RecordedCall:
     """One call and its answer, without secrets."""
 
     digest: str
@@ -151,7 +151,7 @@ class Cassette:
     origin: str
     describe: str
     parts: Mapping[str, Any]
-    exchanges: tuple[Exchange, ...]
+    calls: tuple[RecordedCall, ...]
 
     @classmethod
     def load(cls, path: Path) -> Cassette:
@@ -163,7 +163,7 @@ class Cassette:
         torn = lines.pop()  # empty where the file ends with a whole line
         header: dict[str, Any] = {}
         parts: dict[str, Any] = {}
-        exchanges: list[Exchange] = []
+        calls: list[RecordedCall] = []
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
@@ -172,21 +172,21 @@ class Cassette:
                 elif "part" in entry:
                     parts[entry["part"]] = entry["value"]
                 else:
-                    exchanges.append(_exchange(entry, parts))
+                    calls.append(_recorded_call(entry, parts))
             except (ValueError, KeyError, TypeError) as error:
                 raise CassetteError(f"{path}: line {number}: {type(error).__name__}: {error}") from None
         if header.get("cassette") != FORMAT:
             found = "cut short" if torn and not lines else f"format {header.get('cassette')!r}"
             raise CassetteError(f"{path}: not a cassette of format {FORMAT} ({found})")
-        return cls(path, header["origin"], header["describe"], parts, tuple(exchanges))
+        return cls(path, header["origin"], header["describe"], parts, tuple(calls))
 
 
-def _exchange(entry: Mapping[str, Any], parts: Mapping[str, Any]) -> Exchange:
+def _recorded_call(entry: Mapping[str, Any], parts: Mapping[str, Any]) -> RecordedCall:
     request = dict(entry["request"])
     for name in ("messages", "tools"):
         if isinstance(request.get(name), list):
             request[name] = [parts[digest] for digest in request[name]]
-    return Exchange(
+    return RecordedCall(
         digest=entry["digest"],
         request=request,
         status=entry["status"],

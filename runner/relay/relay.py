@@ -14,7 +14,7 @@ from typing import Self
 
 import uvicorn
 
-from runner.relay.accounts import Accounts, Ledger, RunAccount, RunLimits, RunUsage
+from runner.relay.accounts import Accounts, RunAccount, RunBudget, RunLimits, RunUsage
 from runner.relay.app import RelayApp, RelayRules
 from runner.relay.prices import PriceTable, default_prices
 from runner.relay.upstream import Upstream
@@ -49,7 +49,7 @@ class Relay:
         self._socket_mode = socket_mode
         self._address = (host, port)
         self._accounts = Accounts(RunLimits(requests_per_minute, concurrent_requests))
-        self._closed: dict[str, Ledger] = {}
+        self._closed: dict[str, RunBudget] = {}
         rules = RelayRules(tuple(allowed_models) if allowed_models is not None else None, max_request_bytes)
         self._app = RelayApp(upstream, self._accounts, rules, prices or default_prices(), now)
         self._server: _Server | None = None
@@ -83,10 +83,10 @@ class Relay:
 
     def close_run(self, token: str) -> RunUsage:
         """Ends a run's access and gives its final usage. Raises KeyError for an unknown token."""
-        ledger = self._accounts.close(token)
-        self.upstream.forget(ledger.account.id)
-        self._closed[token] = ledger
-        return ledger.usage
+        budget = self._accounts.close(token)
+        self.upstream.forget(budget.account.id)
+        self._closed[token] = budget
+        return budget.usage
 
     async def finish_run(self, token: str, *, timeout_sec: float = 5.0) -> RunUsage:
         """Ends a run's access, then waits (so long at most) for the booking of calls still under way.
@@ -94,10 +94,10 @@ class Relay:
         Use it where the agent may have been killed in the middle of a call: that call costs, too.
         """
         self.close_run(token)
-        ledger = self._closed[token]
+        budget = self._closed[token]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ledger.settled(), timeout_sec)
-        return ledger.usage
+            await asyncio.wait_for(budget.settled(), timeout_sec)
+        return budget.usage
 
     def usage(self, token: str) -> RunUsage:
         """What a run has used so far, or had used when it was closed. Raises KeyError."""

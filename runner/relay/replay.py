@@ -11,7 +11,7 @@ from typing import Any
 from runner.relay.cassette import (
     Cassette,
     CassetteWriter,
-    Exchange,
+    RecordedCall,
     clean_request,
     first_difference,
     request_digest,
@@ -24,7 +24,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class RecordUpstream(Wrapper):
-    """Passes calls to another upstream and writes every exchange to a cassette. An existing one goes on."""
+    """Passes calls to another upstream and writes every call to a cassette. An existing one goes on."""
 
     def __init__(self, inner: Upstream, cassette: Path) -> None:
         super().__init__(inner)
@@ -63,7 +63,7 @@ class RecordUpstream(Wrapper):
             raise
         finally:
             await response.aclose()
-            # An agent that hangs up cancels this generator; the exchange is written all the same.
+            # An agent that hangs up cancels this generator; the call is written all the same.
             write = self._writer.add(cleaned, response.status, response.headers, chunks, ended)
             task = asyncio.ensure_future(write)
             self._writing.add(task)
@@ -88,16 +88,16 @@ class ReplayUpstream(Upstream):
 
     def __init__(self, cassette: Path) -> None:
         self._cassette = Cassette.load(cassette)
-        self._waiting: defaultdict[str, deque[Exchange]] = defaultdict(deque)
-        for exchange in self._cassette.exchanges:
-            self._waiting[exchange.digest].append(exchange)
+        self._waiting: defaultdict[str, deque[RecordedCall]] = defaultdict(deque)
+        for call in self._cassette.calls:
+            self._waiting[call.digest].append(call)
 
     @property
     def scripted(self) -> bool:
         return self._cassette.origin == "script"
 
     def describe(self) -> str:
-        count = len(self._cassette.exchanges)
+        count = len(self._cassette.calls)
         return f"replay of {count} recorded calls ({self._cassette.describe}), not a live model"
 
     async def send(self, request: ModelRequest) -> UpstreamResponse:
@@ -107,22 +107,22 @@ class ReplayUpstream(Upstream):
             raise ApiError(422, self._miss(cleaned), code="replay_miss")
         waiting = self._waiting[digest]
         if not waiting:
-            times = sum(exchange.digest == digest for exchange in self._cassette.exchanges)
+            times = sum(call.digest == digest for call in self._cassette.calls)
             raise ApiError(
                 422,
                 f"replay: this request was recorded {times} times and is asked once more",
                 code="replay_miss",
             )
-        exchange = waiting.popleft()
-        return UpstreamResponse(exchange.status, dict(exchange.headers), _replayed(exchange))
+        call = waiting.popleft()
+        return UpstreamResponse(call.status, dict(call.headers), _replayed(call))
 
     def _miss(self, cleaned: Mapping[str, Any]) -> str:
-        if not self._cassette.exchanges:
+        if not self._cassette.calls:
             return f"replay: {self._cassette.path.name} holds no calls"
-        nearest = max(self._cassette.exchanges, key=lambda exchange: _likeness(cleaned, exchange.request))
+        nearest = max(self._cassette.calls, key=lambda call: _likeness(cleaned, call.request))
         found = first_difference(cleaned, nearest.request)
         where, ours, theirs = found if found else ("$", "?", "?")
-        number = self._cassette.exchanges.index(nearest) + 1
+        number = self._cassette.calls.index(nearest) + 1
         ours, theirs = _shown_pair(ours, theirs)
         return (
             f"replay: no such request was recorded; against recorded call {number} the first difference is "
@@ -130,10 +130,10 @@ class ReplayUpstream(Upstream):
         )
 
 
-async def _replayed(exchange: Exchange) -> AsyncIterator[bytes]:
-    async for chunk in exchange.body():
+async def _replayed(call: RecordedCall) -> AsyncIterator[bytes]:
+    async for chunk in call.body():
         yield chunk
-    if exchange.ended == "dropped":
+    if call.ended == "dropped":
         raise StreamDropped("recorded so")
 
 

@@ -1,6 +1,5 @@
 """Results: what a trial and a job leave behind, and how it is written."""
 
-from runner.results.files import write_atomically, write_model
 from runner.results.harbor import (
     AgentContext,
     AgentInfo,
@@ -12,8 +11,15 @@ from runner.results.harbor import (
     local_now,
     utc_now,
 )
-from runner.results.reasons import Reason
-from runner.results.record import RECORD_FILE, AgentRecord, ModelSource, ModelUse, TrialRecord
+from runner.results.layout import (
+    RECORD_FILE,
+    TrialFiles,
+    regular_file_inside,
+    sync_directory,
+    write_atomically,
+    write_model,
+)
+from runner.results.record import AgentRecord, ModelSource, ModelUse, Reason, TrialRecord, format_seconds
 
 __all__ = [
     "RECORD_FILE",
@@ -26,10 +32,14 @@ __all__ = [
     "ModelUse",
     "Reason",
     "Timing",
+    "TrialFiles",
     "TrialRecord",
     "TrialResult",
     "VerifierResult",
+    "format_seconds",
     "local_now",
+    "regular_file_inside",
+    "sync_directory",
     "utc_now",
     "write_atomically",
     "write_model",

@@ -249,3 +249,17 @@ class JobResult(BaseModel):
     finished_at: datetime | None = None
     n_total_trials: int
     stats: JobStats
+
+
+def agent_config(agent: str, model: str | None) -> AgentConfig:
+    """Return Harbor's description of an agent: a built-in by name, a submission by its entrypoint."""
+    if agent in ("oracle", "nop"):
+        return AgentConfig(name=agent)
+    return AgentConfig(import_path="agent:Agent", model_name=model, kwargs={"source": agent})
+
+
+def environment_config(kind: str) -> EnvironmentConfig:
+    """Return Harbor's description of an environment. Harbor has no sandbox, so it gets an import path."""
+    if kind == "docker":
+        return EnvironmentConfig(type="docker")
+    return EnvironmentConfig(import_path=f"runner.environments:{kind}")

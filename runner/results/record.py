@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.results.harbor import AgentContext, Timing, UtcTime
-from runner.results.reasons import Reason
-
-RECORD_FILE = "capstan.json"
 
 Status = Literal["completed", "errored", "cancelled"]
+
+
+class Reason(StrEnum):
+    """A reason code of the result line. The values are the validator's own and never change."""
+
+    AGENT_TIMEOUT = "harbor_agent_timeout_error"
+    TRIAL_FAILED = "harbor_trial_failed"
+    SUBMISSION_CODE_FAILED = "harbor_submission_code_failed"
+    NONZERO_EXIT = "harbor_nonzero_exit"
+    REWARD_MISSING = "harbor_reward_missing"
+    REWARD_EMPTY = "harbor_reward_empty"
+    REWARD_PARSE_ERROR = "harbor_reward_parse_error"
+    VERIFIER_TIMEOUT = "harbor_verifier_timeout_error"
+    ENVIRONMENT_START_TIMEOUT = "harbor_environment_start_timeout_error"
+    CANCELLED = "harbor_cancelled_error"
+    RESULT_INVALID = "harbor_result_invalid"
+    RESULT_MALFORMED = "harbor_result_malformed"
+    RESULT_MISSING = "harbor_result_missing"
+    RESULT_PARTIAL = "harbor_result_partial"
+    JOB_FAILED = "terminal_bench_failed"
 
 
 class ModelUse(BaseModel):
@@ -120,3 +138,17 @@ class TrialRecord(BaseModel):
     def seconds(self) -> float | None:
         """Wall time of the whole trial."""
         return Timing(started_at=self.started_at, finished_at=self.finished_at).seconds
+
+
+def format_seconds(seconds: float | None) -> str:
+    """`0.40 s`, `12 s`, `3 m 05 s`, `2 h 10 m`."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} m"

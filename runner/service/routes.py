@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -16,13 +15,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from runner.service.answers import JobAnswer, TaskAnswer, job_answer, task_answer, trajectory_file
-from runner.service.desk import Desk
-from runner.service.orders import OrderDesk
+from runner.service.job_request import JobRequestBuilder
+from runner.service.queue import JobQueue
 from runner.service.requests import JobRequest, TaskRequest, fingerprint
-from runner.service.store import JobRow
+from runner.service.responses import JobResponse, TaskResponse, job_response, task_response, trajectory_file
+from runner.service.store import JobEntry
 from runner.submission.archive import MAX_ZIP_BYTES
-from runner.web.errors import ErrorAnswer, ServiceError, invalid_request
+from runner.web.errors import ErrorResponse, ServiceError, invalid_request
 
 JOB_HEADER = "X-Capstan-Job"
 PING_SEC = 15
@@ -51,16 +50,8 @@ class Health(BaseModel):
 class JobList(BaseModel):
     """Jobs, newest first. `next` is what `before` must be to see the ones before these; null at the end."""
 
-    jobs: list[JobAnswer]
+    jobs: list[JobResponse]
     next: int | None = Field(None, examples=[17])
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the routes work with."""
-
-    desk: Desk
-    orders: OrderDesk
 
 
 def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
@@ -75,7 +66,7 @@ def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
         502: "There is no verdict: the task could not be run.",
         503: "The service stops, or has no tasks.",
     }
-    return {code: {"model": ErrorAnswer, "description": words[code]} for code in (401, 403, *codes)}
+    return {code: {"model": ErrorResponse, "description": words[code]} for code in (401, 403, *codes)}
 
 
 def make_health() -> APIRouter:
@@ -89,12 +80,12 @@ def make_health() -> APIRouter:
     return health
 
 
-def make_api(parts: Parts) -> APIRouter:
+def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
     """The routes of contracts.md 8 and of jobs."""
     api = APIRouter(route_class=_StrictRoute)
-    desk, store = parts.desk, parts.desk.store
+    store = queue.store
 
-    def found(job_id: str) -> JobRow:
+    def found(job_id: str) -> JobEntry:
         try:
             return store.get(job_id)
         except KeyError:
@@ -105,39 +96,39 @@ def make_api(parts: Parts) -> APIRouter:
         tags=["tasks"],
         summary="Run one task and wait for its verdict",
         responses=_errors(404, 409, 413, 422, 429, 502, 503),
-        response_model=TaskAnswer,
+        response_model=TaskResponse,
     )
     async def run_task(
         body: TaskRequest, response: Response, idempotency_key: IdempotencyKey = None
-    ) -> TaskAnswer:
+    ) -> TaskResponse:
         """Answered when the task is done, which may take hours: the time limits are the task's own.
 
         The header `X-Capstan-Job` names the job. A client that was cut off asks `GET /api/tasks/{id}`, or
         repeats its request with the same Idempotency-Key; the task goes on meanwhile.
         """
-        order = parts.orders.task(body)
-        row = desk.submit(order, fingerprint=fingerprint(body), idempotency_key=idempotency_key)
-        response.headers[JOB_HEADER] = row.id
-        return await _answer(row.id)
+        queued = builder.task(body)
+        entry = queue.submit(queued, fingerprint=fingerprint(body), idempotency_key=idempotency_key)
+        response.headers[JOB_HEADER] = entry.id
+        return await _respond(entry.id)
 
     @api.get(
         "/api/tasks/{job_id}",
         tags=["tasks"],
         summary="The answer to an earlier request",
         responses=_errors(404, 409, 422, 502, 503),
-        response_model=TaskAnswer,
+        response_model=TaskResponse,
     )
-    async def task_result(job_id: str, response: Response) -> TaskAnswer:
+    async def task_result(job_id: str, response: Response) -> TaskResponse:
         """Waits, as the request itself does, until the task is done."""
-        row = found(job_id)
-        if row.kind != "task":
+        entry = found(job_id)
+        if entry.kind != "task":
             raise ServiceError(409, "not_a_task", "this is a job of several tasks: ask /api/jobs for it")
-        response.headers[JOB_HEADER] = row.id
-        return await _answer(row.id)
+        response.headers[JOB_HEADER] = entry.id
+        return await _respond(entry.id)
 
-    async def _answer(job_id: str) -> TaskAnswer:
+    async def _respond(job_id: str) -> TaskResponse:
         try:
-            return task_answer(await desk.wait(job_id))
+            return task_response(await queue.wait(job_id))
         except ServiceError as error:
             error.headers[JOB_HEADER] = job_id
             raise
@@ -148,21 +139,21 @@ def make_api(parts: Parts) -> APIRouter:
         status_code=202,
         summary="Run tasks, several times if wanted; answered at once",
         responses=_errors(404, 413, 422, 429, 503),
-        response_model=JobAnswer,
+        response_model=JobResponse,
         openapi_extra={"requestBody": _job_body()},
     )
     async def create_job(
         request: Request, response: Response, idempotency_key: IdempotencyKey = None
-    ) -> JobAnswer:
+    ) -> JobResponse:
         """The job as JSON; or as a form with the field `job` (the same JSON) and the file `agent`, a ZIP."""
         body, archive = await _read_job(request)
-        uploaded = None if archive is None else await parts.orders.shelf.put(archive)
-        order = parts.orders.job(body, uploaded=uploaded)
-        row = desk.submit(
-            order, fingerprint=fingerprint(body, uploaded or ""), idempotency_key=idempotency_key
+        uploaded = None if archive is None else await builder.agents.put(archive)
+        queued = builder.job(body, uploaded=uploaded)
+        entry = queue.submit(
+            queued, fingerprint=fingerprint(body, uploaded or ""), idempotency_key=idempotency_key
         )
-        response.headers["Location"] = f"/api/jobs/{row.id}"
-        return job_answer(row, store, trials=False)
+        response.headers["Location"] = f"/api/jobs/{entry.id}"
+        return job_response(entry, store, trials=False)
 
     @api.get("/api/jobs", tags=["jobs"], summary="Jobs, newest first", responses=_errors(422))
     async def list_jobs(
@@ -170,18 +161,18 @@ def make_api(parts: Parts) -> APIRouter:
         before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
     ) -> JobList:
         rows = store.newest(limit, before=before)
-        jobs = [job_answer(row, store, trials=False) for row in rows]
+        jobs = [job_response(entry, store, trials=False) for entry in rows]
         return JobList(jobs=jobs, next=rows[-1].number if len(rows) == limit else None)
 
     @api.get("/api/jobs/{job_id}", tags=["jobs"], summary="A job and its trials", responses=_errors(404, 422))
-    async def get_job(job_id: str) -> JobAnswer:
-        return job_answer(found(job_id), store, trials=True)
+    async def get_job(job_id: str) -> JobResponse:
+        return job_response(found(job_id), store, trials=True)
 
     @api.delete("/api/jobs/{job_id}", tags=["jobs"], summary="Cancel a job", responses=_errors(404, 422, 503))
-    async def cancel_job(job_id: str) -> JobAnswer:
+    async def cancel_job(job_id: str) -> JobResponse:
         """Running trials are ended and their containers removed; what ended before stays. Answered then."""
-        desk.cancel(found(job_id).id)
-        return job_answer(await desk.wait(job_id), store, trials=True)
+        queue.cancel(found(job_id).id)
+        return job_response(await queue.wait(job_id), store, trials=True)
 
     @api.get(
         "/api/jobs/{job_id}/events",
@@ -197,10 +188,10 @@ def make_api(parts: Parts) -> APIRouter:
         ] = None,
     ) -> EventSourceResponse:
         """All events from the first, or from the one after `Last-Event-ID`; ends with `job_ended`."""
-        row = found(job_id)
+        entry = found(job_id)
 
         async def events() -> AsyncIterator[ServerSentEvent]:
-            async for event in desk.follow(row.id, after=last_event_id or 0):
+            async for event in queue.follow(entry.id, after=last_event_id or 0):
                 data = json.dumps({"at": event.at, **event.data})
                 yield ServerSentEvent(data, event=event.type, id=str(event.number))
 

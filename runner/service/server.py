@@ -11,7 +11,7 @@ import uvicorn
 
 from runner.config import ConfigError, RunConfig, Secrets
 from runner.service.app import create_app
-from runner.service.desk import Desk
+from runner.service.queue import JobQueue
 from runner.service.settings import ServiceSettings
 from runner.web.listen import ends_in_order, is_loopback, listen, url_of
 
@@ -22,7 +22,7 @@ GRACE_SEC = 10
 def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
     """Serve until SIGINT or SIGTERM. Raises ConfigError for an address that cannot be had, JobError."""
     if base.mode.name == "record":  # jobs run side by side, and a cassette is one job's
-        raise ConfigError("--model record: the service does not record; use `runner run`, or live here")
+        raise ConfigError("--model record: the service does not record; use `capstan run`, or live here")
     _start_log(settings.log_level)
     listener = listen(settings.service_host, settings.service_port)
     try:
@@ -37,7 +37,7 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
             timeout_keep_alive=settings.timeout_keep_alive,
             timeout_graceful_shutdown=GRACE_SEC,
         )
-        server = _Server(config, app.state.desk)
+        server = _Server(config, app.state.queue)
         sys.stderr.write(f"Capstan's evaluation service: {url_of(listener)} (API: /docs)\n")
         if settings.service_token is None and not is_loopback(settings.service_host):
             sys.stderr.write(
@@ -54,13 +54,13 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, but those who wait for a task are told at once that the service stops."""
 
-    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+    def __init__(self, config: uvicorn.Config, queue: JobQueue) -> None:
         super().__init__(config)
-        self._desk = desk
+        self._queue = queue
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._desk.hang_up()
+        self._queue.hang_up()
 
 
 def _start_log(level: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runner.config import RunConfig
-from runner.job import JobError
+from runner.jobs import JobError
 
 Kind = Literal["task", "job"]
 State = Literal["queued", "running", "waiting_for_key", "completed", "failed", "cancelled"]
@@ -47,7 +47,7 @@ CREATE TABLE events (
 
 
 @dataclass(frozen=True)
-class JobRow:
+class JobEntry:
     """A job as it was asked for. Its id is the name of its folder.
 
     Attributes:
@@ -131,7 +131,7 @@ class Store:
         own_key: bool,
         idempotency_key: str | None,
         fingerprint: str,
-    ) -> JobRow:
+    ) -> JobEntry:
         """A new job, queued."""
         self._db.execute(
             "INSERT INTO jobs (id, kind, state, config, own_key, idempotency_key, fingerprint, created_at)"
@@ -140,19 +140,19 @@ class Store:
         )
         return self.get(job_id)
 
-    def get(self, job_id: str) -> JobRow:
+    def get(self, job_id: str) -> JobEntry:
         """Raises KeyError."""
         row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise KeyError(job_id)
         return _job(row)
 
-    def find(self, idempotency_key: str) -> JobRow | None:
+    def find(self, idempotency_key: str) -> JobEntry | None:
         """The job that was asked for with this key."""
         row = self._db.execute("SELECT * FROM jobs WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
         return None if row is None else _job(row)
 
-    def newest(self, limit: int, *, before: int | None = None) -> list[JobRow]:
+    def newest(self, limit: int, *, before: int | None = None) -> list[JobEntry]:
         """The last jobs, newest first; `before` is the number of the oldest one seen."""
         bound = 2**62 if before is None else before
         rows = self._db.execute(
@@ -160,7 +160,7 @@ class Store:
         )
         return [_job(row) for row in rows]
 
-    def in_state(self, *states: State) -> list[JobRow]:
+    def in_state(self, *states: State) -> list[JobEntry]:
         """Jobs in the order in which they came."""
         marks = ",".join("?" * len(states))
         rows = self._db.execute(f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY number", states)
@@ -171,7 +171,7 @@ class Store:
         marks = ",".join("?" * len(states))
         return self._db.execute(f"SELECT count(*) FROM jobs WHERE state IN ({marks})", states).fetchone()[0]
 
-    def place(self, row: JobRow) -> int:
+    def place(self, row: JobEntry) -> int:
         """How many queued jobs come before this one."""
         return self._db.execute(
             "SELECT count(*) FROM jobs WHERE state = 'queued' AND number < ?", (row.number,)
@@ -195,7 +195,7 @@ class Store:
             },
         )
 
-    def tell(self, job_id: str, kind: str, data: dict[str, Any]) -> Event:
+    def add_event(self, job_id: str, kind: str, data: dict[str, Any]) -> Event:
         """Keep an event; it has its number then."""
         at = now()
         (number,) = self._db.execute(
@@ -219,8 +219,8 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _job(row: sqlite3.Row) -> JobRow:
+def _job(row: sqlite3.Row) -> JobEntry:
     values = dict(row)
     values["config"] = RunConfig.model_validate_json(values["config"])
     values["own_key"] = bool(values["own_key"])
-    return JobRow(**values)
+    return JobEntry(**values)

@@ -1,14 +1,11 @@
-"""All checks of a ZIP in the validator's order: size and names, entrypoint, text, secrets, then a run."""
+"""All static checks of a ZIP in the validator's order: size and names, entrypoint, text, secrets."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from runner.submission.archive import Archive, open_archive
-from runner.submission.drive import DRIVES, DriveResult, drive_submission
+from runner.submission.archive import Archive
 from runner.submission.findings import Finding
 from runner.submission.limits import LIMITS, check_entrypoint, check_structure
 from runner.submission.rules import RULES, check_text
@@ -52,28 +49,19 @@ class CheckReport:
         return not any(finding.level == "reject" for finding in self.findings)
 
 
-async def check_zip(path: Path, environ: Mapping[str, str], *, drive: bool = True) -> CheckReport:
-    """Checks anybody's ZIP, hostile ones included; the agent is run only where the static checks pass.
+def check_archive(archive: Archive, environ: Mapping[str, str]) -> CheckReport:
+    """Check anybody's ZIP, hostile ones included, without running anything of it.
 
-    Raises OSError where the file cannot be read.
+    Args:
+        archive: The ZIP as `open_archive` read it.
+        environ: Variables whose secret values must not be in the ZIP.
     """
-    archive = await asyncio.to_thread(open_archive, path)
-    rows = await asyncio.to_thread(_static_rows, archive, environ)
-    refused = any(row.verdict == "refused" for row in rows)
-    if refused or not drive:
-        note = "not run: refused above" if refused else "not run: --static"
-        results = [DriveResult((), note) for _ in DRIVES]
-    else:
-        results = await asyncio.gather(*(drive_submission(archive, spec) for spec in DRIVES))
-    for spec, result in zip(DRIVES, results, strict=True):
-        asks = f"imports, constructs and ends a scripted task with {spec.title}"
-        rows.append(Row(spec.code, asks, result.findings, result.note))
     return CheckReport(
         sha256=archive.sha256,
         compressed_size=archive.compressed_size,
         total_size=archive.total_size,
         files=sum(not member.is_dir for member in archive.members),
-        rows=tuple(rows),
+        rows=tuple(_static_rows(archive, environ)),
     )
 
 

@@ -26,7 +26,7 @@ class ErrorDetail(BaseModel):
     findings: list[str] | None = Field(None, description="each rule that an uploaded agent breaks")
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The body of every answer that is no success."""
 
     error: ErrorDetail
@@ -52,7 +52,7 @@ class ServiceError(Exception):
 
     def response(self) -> JSONResponse:
         """The answer itself."""
-        body = ErrorAnswer(error=self.detail).model_dump(exclude_none=True)
+        body = ErrorResponse(error=self.detail).model_dump(exclude_none=True)
         return JSONResponse(body, status_code=self.status, headers=self.headers)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runner.scoring import RESULT_PREFIX
+from runner.results.scoring import RESULT_PREFIX
 from tests.runner.job_helpers import write_agent, write_task
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]

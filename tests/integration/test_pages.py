@@ -13,10 +13,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from runner.report.document import make_report
+from runner.pages.report import make_report
 from tests.runner.job_helpers import write_agent, write_task
-from tests.runner.report.report_helpers import environ, model_call, run_real_job, viewing, write_job
-from tests.runner.report.test_report_pages import HOSTILE
+from tests.runner.pages.report_helpers import environ, model_call, run_real_job, viewing, write_job
+from tests.runner.pages.test_report_pages import HOSTILE
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from runner.cli.session import SAME_SIGNAL_SEC
-from runner.scoring import RESULT_PREFIX
+from runner.results.scoring import RESULT_PREFIX
 from tests.runner.job_helpers import write_agent, write_task
 
 ROOT = Path(__file__).parents[2]

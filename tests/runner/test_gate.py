@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.job.gate import Capacity, Gate, Needs
+from runner.jobs.limiter import Capacity, Limiter, Resources
 
 
-async def run_all(gate: Gate, wanted: list[Needs], capacity: Capacity) -> tuple[list[int], int]:
+async def run_all(gate: Limiter, wanted: list[Resources], capacity: Capacity) -> tuple[list[int], int]:
     """The order in which trials were admitted, and the most that ran at once; checks the bounds all along."""
     order: list[int] = []
-    running: list[Needs] = []
+    running: list[Resources] = []
     most = 0
 
-    async def trial(number: int, needs: Needs) -> None:
+    async def trial(number: int, needs: Resources) -> None:
         nonlocal most
         async with gate.admit(needs):
             order.append(number)
@@ -37,34 +37,34 @@ async def run_all(gate: Gate, wanted: list[Needs], capacity: Capacity) -> tuple[
     return order, most
 
 
-needs = st.builds(Needs, cpus=st.sampled_from([0.5, 1.0, 2.0, 8.0]), memory_mb=st.sampled_from([64.0, 512.0]))
+needs = st.builds(Resources, cpus=st.sampled_from([0.5, 1.0, 2.0, 8.0]), memory_mb=st.sampled_from([64.0, 512.0]))
 
 
 @settings(max_examples=60)
 @given(st.lists(needs, max_size=20), st.integers(1, 5))
-def test_bounds_hold_and_all_run_in_the_order_asked(wanted: list[Needs], cpus: int) -> None:
+def test_bounds_hold_and_all_run_in_the_order_asked(wanted: list[Resources], cpus: int) -> None:
     capacity = Capacity(cpus=float(cpus), memory_mb=1024.0)
-    order, _ = asyncio.run(run_all(Gate(capacity), wanted, capacity))
+    order, _ = asyncio.run(run_all(Limiter(capacity), wanted, capacity))
     assert order == list(range(len(wanted)))
 
 
 @pytest.mark.parametrize("trials", [1, 3])
 async def test_a_number_that_was_asked_for_is_the_only_bound(trials: int) -> None:
     capacity = Capacity.of_machine(trials)
-    _, most = await run_all(Gate(capacity), [Needs(64.0, 1e9)] * 7, capacity)
+    _, most = await run_all(Limiter(capacity), [Resources(64.0, 1e9)] * 7, capacity)
     assert most == trials
 
 
 async def test_one_that_is_cancelled_while_it_waits_gives_way() -> None:
-    gate = Gate(Capacity(trials=1))
-    await gate.acquire(Needs())
-    waiting = [asyncio.create_task(gate.acquire(Needs())) for _ in range(2)]
+    gate = Limiter(Capacity(trials=1))
+    await gate.acquire(Resources())
+    waiting = [asyncio.create_task(gate.acquire(Resources())) for _ in range(2)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.sleep(0)
-    gate.release(Needs())
+    gate.release(Resources())
     await asyncio.wait_for(waiting[1], 5)
 
 
 def test_the_machine_has_room_for_one_at_least() -> None:
-    assert Capacity.of_machine(None).most_at_once(Needs(1e6, 1e9)) == 1
+    assert Capacity.of_machine(None).most_at_once(Resources(1e6, 1e9)) == 1

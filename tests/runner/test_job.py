@@ -12,30 +12,30 @@ from typing import Any
 import pytest
 
 from runner.config import RunConfig, Secrets
-from runner.job import (
+from runner.jobs import (
     Job,
     JobBusy,
     JobChanged,
     JobDirectory,
     JobError,
+    JobObserver,
     NothingToRun,
-    SilentObserver,
-    new_job,
-    resumed_job,
+    TrialProgress,
+    create_job,
+    resume_job,
 )
-from runner.job.lock import make_lock, read_lock
-from runner.job.tasks import load_tasks
+from runner.jobs.lock import make_lock, read_lock
+from runner.jobs.tasks import load_tasks
 from runner.results import TrialRecord
 from runner.results.harbor import JobConfig, JobResult
-from runner.scoring import JobSummary
+from runner.results.scoring import JobSummary
 from runner.tasks import TaskError
-from runner.trial import TrialProgress
 from tests.runner.job_helpers import write_task
 
 FAILS_TO_START = "FROM debian:bookworm-slim\nWORKDIR /app\nCOPY missing /app/\n"
 
 
-class Seen(SilentObserver):
+class Seen(JobObserver):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
@@ -72,8 +72,8 @@ def settings(folder: Path, tasks: Sequence[Path] | Path, **more: Any) -> RunConf
     return RunConfig(**(values | more))
 
 
-async def run(config: RunConfig, observer: SilentObserver | None = None) -> tuple[JobSummary, Job]:
-    async with new_job(config, Secrets(), observer) as job:
+async def run(config: RunConfig, observer: JobObserver | None = None) -> tuple[JobSummary, Job]:
+    async with create_job(config, Secrets(), observer) as job:
         return await job.run(), job
 
 
@@ -214,12 +214,12 @@ async def test_an_interrupted_job_says_so_and_goes_on_where_it_stopped(tmp_path:
     with pytest.raises(JobChanged, match="task slow has changed"):
         # Even a solution is part of the task: another one is another job.
         write_task(tasks / "slow")
-        async with resumed_job(root, Secrets()):
+        async with resume_job(root, Secrets()):
             pass
     write_task(tasks / "slow", solution=slow)
     (tasks / "slow" / "solution" / "solve.sh").write_text(slow)
     seen = Seen()
-    async with resumed_job(root, Secrets(), seen) as again:
+    async with resume_job(root, Secrets(), seen) as again:
         resumed = asyncio.create_task(again.run())
         await asyncio.sleep(1.0)
         assert [name for name, _ in seen.order] == ["slow"]
@@ -265,7 +265,7 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
 
     async def refused(given: RunConfig) -> str:
         with pytest.raises(JobChanged) as caught:
-            async with new_job(given, Secrets()):
+            async with create_job(given, Secrets()):
                 pass
         assert "\n" not in str(caught.value)
         return str(caught.value)
@@ -282,12 +282,12 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
 
 async def test_two_runners_do_not_work_in_one_folder(tmp_path: Path) -> None:
     config = settings(tmp_path, write_task(tmp_path / "task"), job_name="one")
-    async with new_job(config, Secrets()) as job:
+    async with create_job(config, Secrets()) as job:
         with pytest.raises(JobBusy, match="process id"):
-            async with resumed_job(job.parts.directory.root, Secrets()):
+            async with resume_job(job.parts.directory.root, Secrets()):
                 pass
         await job.run()
-    async with resumed_job(job.parts.directory.root, Secrets()):
+    async with resume_job(job.parts.directory.root, Secrets()):
         pass
 
 

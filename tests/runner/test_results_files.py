@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.results.files import regular_file_inside
+from runner.results import regular_file_inside
 
 
 @pytest.fixture

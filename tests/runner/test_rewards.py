@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.results import Reason
-from runner.verifier.rewards import RewardError, parse_json, parse_text, read_rewards
+from runner.trials.rewards import RewardError, parse_json, parse_text, read_rewards
 
 
 def reason_of(folder: Path) -> Reason:

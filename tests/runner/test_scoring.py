@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.results import AgentRecord, ModelSource, ModelUse, Reason, TrialRecord
-from runner.scoring import (
+from runner.results.scoring import (
     RESULT_PREFIX,
     dataset_pass_at_k,
     failed_line,

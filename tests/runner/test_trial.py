@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner.config import RunConfig, Secrets
-from runner.job import new_job
+from runner.jobs import create_job
 from runner.results import Reason, TrialRecord
 from runner.results.harbor import TrialResult
 from tests.runner.job_helpers import write_agent, write_task
@@ -33,7 +33,7 @@ def run_trial(tmp_path: Path) -> RunTrial:
             "jobs_dir": str(tmp_path / "jobs"),
             "max_retries": 0,
         }
-        async with new_job(RunConfig(**(values | settings)), Secrets()) as job:
+        async with create_job(RunConfig(**(values | settings)), Secrets()) as job:
             await job.run()
             record = job.books.records[0]
             return record, job.parts.directory.root / record.trial_name

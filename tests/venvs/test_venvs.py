@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from runner.relay import Relay, ScriptUpstream
+from runner.relay import Relay
+from runner.scripted import ScriptUpstream
 from runner.submission import build_zip
 from tests.src.loop.playing import DONE, Replies, shell
 

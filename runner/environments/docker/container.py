@@ -152,7 +152,7 @@ class Container:
                 return
             except EnvironmentLost as error:
                 if "does not answer" in str(error):
-                    _log.warning("%s may be left behind (runner cleanup removes it): %s", self.name, error)
+                    _log.warning("%s may be left behind (capstan cleanup removes it): %s", self.name, error)
                 return
             except NotFound:
                 return
@@ -160,7 +160,7 @@ class Container:
                 # 409: its removal is under way already; 500: the engine is still busy with it.
                 if time.monotonic() > until:
                     _log.warning(
-                        "%s is left behind (runner cleanup removes it): %s", self.name, error.explanation
+                        "%s is left behind (capstan cleanup removes it): %s", self.name, error.explanation
                     )
                     return
                 await asyncio.sleep(0.2)

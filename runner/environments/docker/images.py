@@ -93,7 +93,7 @@ async def ensure_image(engine: Engine, spec: EnvironmentSpec, settings: DockerSe
         if found := await find_image(engine, name):
             return found
     if not settings.pull:
-        how = "python -m runner images build" if _dockerfile(spec) else "docker pull"
+        how = "capstan images build" if _dockerfile(spec) else "docker pull"
         raise EnvironmentStartError(
             f"{spec.task_name}: no image {' or '.join(candidates)} here, and PULL_IF_NOT_EXISTS is false; "
             f"get it with: {how}"

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from relay_helpers import Served
 
-from runner.relay import Relay, ScriptUpstream, Upstream
-from runner.relay.script import ScriptFile
+from runner.relay import Relay, Upstream
+from runner.scripted import ScriptFile, ScriptUpstream
 
 Serve = Callable[..., Any]
 

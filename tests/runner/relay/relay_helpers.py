@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from runner.relay import Relay, RunAccount
-from runner.relay.script import ScriptFile
+from runner.scripted import ScriptFile
 
 MODEL = "deepseek-v4-pro"
 TOOLS = [{"type": "function", "function": {"name": "shell_command", "parameters": {"type": "object"}}}]

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay_helpers import TOOLS, ask, script, streamed
 
-from runner.relay import CassetteError, LiveUpstream, RecordUpstream, Relay, ReplayUpstream, ScriptUpstream
+from runner.relay import CassetteError, LiveUpstream, RecordUpstream, Relay, ReplayUpstream
 from runner.relay.cassette import Cassette, first_difference
+from runner.scripted import ScriptUpstream
 
 CALL = {"name": "shell_command", "arguments": {"command": "printf 'é😀'"}}
 TURNS = [{"reasoning": "think — 想", "tool_calls": [CALL], "faults": [{"status": 503}]}, {"content": "done"}]

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from relay_helpers import ask, events, joined, script, streamed
 
-from runner.relay import ScriptUpstream
 from runner.relay.forwarder import Forwarder
+from runner.scripted import ScriptUpstream
 
 FILE = Path("runner/relay/forwarder.py").resolve()
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay_helpers import TOOLS, ask, script
 
-from runner.relay.script.promptcache import UNIT, PrefixCache
 from runner.relay.tokens import TokenCounts
+from runner.scripted.prompt_cache import UNIT, PrefixCache
 
 LONG = "Read the configuration and report every value that differs from its default. " * 40
 COUNTS = TokenCounts()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from relay_helpers import TOOLS, ask, script
 
-from runner.relay import ScriptUpstream
+from runner.scripted import ScriptUpstream
 
 USER = {"role": "user", "content": "say hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "shell_command", "arguments": "{}"}}

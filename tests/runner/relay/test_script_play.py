@@ -11,8 +11,8 @@ import httpx
 import pytest
 from relay_helpers import MODEL, TOOLS, ask, events, joined, script, streamed
 
-from runner.relay import ApiError, ModelRequest, Relay, Reply, ReplyCall, ScriptError, ScriptUpstream
-from runner.relay.script import load_script, load_scripts
+from runner.relay import ApiError, ModelRequest, Relay
+from runner.scripted import Reply, ReplyCall, ScriptError, ScriptUpstream, load_script, load_scripts
 
 TWO_TURNS = {
     "match": "hello",

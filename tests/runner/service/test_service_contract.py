@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from runner.relay import ModelRequest, Relay, ScriptUpstream, Upstream, UpstreamResponse
+from runner.relay import ModelRequest, Relay, Upstream, UpstreamResponse
+from runner.scripted import ScriptUpstream
 from tests.runner.service.service_helpers import ROOT, Service, furnish, running
 
 WORK = "touch the file"

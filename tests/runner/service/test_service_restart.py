@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from runner.relay import Relay, ScriptUpstream
+from runner.relay import Relay
+from runner.scripted import ScriptUpstream
 from tests.runner.job_helpers import write_agent
 from tests.runner.service.service_helpers import KEY, ROOT, Service, events, furnish, running, wait_until
 

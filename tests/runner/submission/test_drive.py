@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.agents.dry_run import DryRunLimits, DryRunResult, DryRunSpec, dry_run
 from runner.submission import build_zip, open_archive
-from runner.submission.drive import DriveLimits, DriveResult, DriveSpec, drive_submission
 
 ROOT = Path(__file__).resolve().parents[3]
-NOTHING = DriveSpec("runs_offline", "no library at all", "")
-QUICK = DriveLimits(construction_sec=3.0, run_sec=3.0)
+NOTHING = DryRunSpec("runs_offline", "no library at all", "")
+QUICK = DryRunLimits(construction_sec=3.0, run_sec=3.0)
 
 AGENT = """
 {top}
@@ -40,9 +40,9 @@ def zip_of(**files: str) -> bytes:
     return data.getvalue()
 
 
-async def drive(top: str = "", body: str = "return 'ended'", **files: str) -> DriveResult:
+async def drive(top: str = "", body: str = "return 'ended'", **files: str) -> DryRunResult:
     source = AGENT.format(top=top, body=body)
-    return await drive_submission(open_archive(zip_of(agent__py=source, **files)), NOTHING, QUICK)
+    return await dry_run(open_archive(zip_of(agent__py=source, **files)), NOTHING, QUICK)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ async def test_an_agent_of_another_make_is_driven_through_its_own_tool() -> None
 async def test_requirements_that_no_index_has_are_named() -> None:
     wants = "not-a-package @ file:///etc\n"
     archive = open_archive(zip_of(agent__py=AGENT.format(top="", body="return ''"), requirements__txt=wants))
-    result = await drive_submission(archive, DriveSpec("runs_with_requirements", "its own", None), QUICK)
+    result = await dry_run(archive, DryRunSpec("runs_with_requirements", "its own", None), QUICK)
     assert [finding.code for finding in result.findings] == ["harbor_submission_code_failed"]
     assert "requirements.txt:1" in result.findings[0].message
 

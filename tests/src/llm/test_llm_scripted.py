@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from llm_wire import TRANSPORTS, WordCounter
 
-from runner.relay import Relay, ScriptUpstream
-from runner.relay.script import ScriptFile
+from runner.relay import Relay
+from runner.scripted import ScriptFile, ScriptUpstream
 from src.config import load_settings
 from src.llm import (
     ContextOverflow,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agent import Agent
-from runner.relay import ApiError, ModelRequest, Relay, Reply, ReplyCall, ScriptUpstream
+from runner.relay import ApiError, ModelRequest, Relay
+from runner.scripted import Reply, ReplyCall, ScriptUpstream
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
 Turn = Reply | ApiError | Callable[[ModelRequest], Reply]

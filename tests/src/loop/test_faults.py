@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.relay.script.format import Fault
+from runner.scripted.format import Fault
 from src.tools.workspace import commands, exec_adapter
 from tests.src.loop.playing import DONE, WRITE, is_a_clean_line, play, shell
 from tests.src.tools.workspace.doubles import ProcessEnvironment

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from agent import Agent
-from runner.relay import ApiError, ModelRequest, Relay, Reply, ReplyCall, ScriptUpstream
+from runner.relay import ApiError, ModelRequest, Relay
+from runner.scripted import Reply, ReplyCall, ScriptUpstream
 from tests.src.loop.playing import (
     DONE,
     WRITE,

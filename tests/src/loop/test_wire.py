@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from runner.relay import Reply
+from runner.scripted import Reply
 from tests.src.loop.playing import DONE, call, play
 
 GOLDEN = Path(__file__).with_name("golden") / "three_steps.jsonl"

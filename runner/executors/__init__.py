@@ -1,0 +1,54 @@
+"""Where trials run: in this process, or in an isolated container."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from runner.config import RunConfig
+from runner.environments import EnvironmentStartError, choose_backend
+from runner.environments.docker import DockerSettings
+from runner.executors.cleanup import remove_leftovers
+from runner.executors.isolated import IsolatedExecutor
+from runner.executors.local import LocalExecutor
+from runner.jobs.context import Executor
+from runner.jobs.errors import JobError
+from runner.jobs.limiter import Capacity, Limiter
+from runner.jobs.tasks import JobTask
+
+__all__ = ["IsolatedExecutor", "LocalExecutor", "open_executor", "remove_leftovers"]
+
+
+@asynccontextmanager
+async def open_executor(
+    config: RunConfig,
+    tasks: Sequence[JobTask],
+    docker: DockerSettings,
+    note: Callable[..., None],
+    *,
+    limiter: Limiter | None = None,
+) -> AsyncIterator[Executor]:
+    """Open the executor that the settings ask for, and remove what killed runners left there.
+
+    Args:
+        limiter: Bounds the trials of several jobs together; None: the job has one of its own.
+
+    Raises:
+        JobError: No environment can run all of the tasks. One line says why, and what to do.
+    """
+    isolated = config.isolation == "dind"
+    if isolated and config.environment == "sandbox":
+        raise JobError("--isolation dind runs tasks in a Docker engine of its own: leave out --env sandbox")
+    try:
+        selected = await choose_backend("docker" if isolated else config.environment)
+    except EnvironmentStartError as error:
+        raise JobError(str(error)) from None
+    note(selected.reason, warning=False)
+    for thing in await remove_leftovers((selected.kind,)):
+        note(f"left behind by a runner that was killed, now removed: {thing}", warning=False)
+    limiter = limiter or Limiter(Capacity.of_machine(config.concurrency))
+    if not isolated:
+        yield LocalExecutor(selected.kind, limiter)
+        return
+    async with IsolatedExecutor(tasks, limiter, docker, note) as executor:
+        yield executor

@@ -1,0 +1,319 @@
+"""Runs trials in a container without a network; this is the outer side (docs/security.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from runner.environments import EnvironmentError_
+from runner.environments.base import EnvironmentKind
+from runner.environments.docker import DockerSettings, Engine, ensure_image, shared_engine
+from runner.isolation.container import (
+    claim_store,
+    ensure_volume,
+    folder_mounts,
+    isolated_container,
+    still_runs,
+)
+from runner.isolation.image import ensure_runner_image
+from runner.isolation.link import (
+    LINE_BYTES,
+    CancelTrial,
+    Failed,
+    FromInner,
+    FromOuter,
+    Link,
+    Note,
+    Ready,
+    RunTrial,
+    Setup,
+    TrialEnded,
+    TrialLost,
+    TrialMoved,
+)
+from runner.isolation.shared_dir import SharedDir, open_shared_dir
+from runner.isolation.transfer import bring_image
+from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
+from runner.jobs.errors import JobError
+from runner.jobs.limiter import Limiter
+from runner.jobs.tasks import JobTask
+from runner.results import Reason
+from runner.submission import build_zip
+from runner.tasks import Task, TaskError
+from runner.trials import Trial, environment_spec
+
+START_SEC = 60.0
+LOOK_SEC = 0.5
+# The inner side takes 10 s at most to end a trial; the container is removed in any case.
+STOP_SEC = 15.0
+_LOG_LINES = 8
+_NEEDS_NETWORK = (
+    "it asks for a network, and --isolation dind gives none: run it with --allow-task-network "
+    "(docs/security.md says what that opens)"
+)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A trial on the inner side."""
+
+    progress: TrialProgress
+    end: asyncio.Future[TrialEnd]
+
+
+class IsolatedExecutor:
+    """Runs each trial in one privileged container with an engine of its own and no network.
+
+    Use it as an async context manager. The container starts with the first trial. What trials write
+    is in the job's folder at once. `note` reports lines for a person.
+    """
+
+    environment_kind: EnvironmentKind = "docker"
+
+    def __init__(
+        self, tasks: Sequence[JobTask], limiter: Limiter, docker: DockerSettings, note: Callable[..., None]
+    ) -> None:
+        self._tasks = tasks
+        self._limiter = limiter
+        self._docker = docker
+        self._note = note
+        self._stack = AsyncExitStack()
+        self._shared: SharedDir | None = None
+        self._link: Link | None = None
+        self._starting = asyncio.Lock()
+        self._bringing = asyncio.Lock()
+        self._running: dict[int, _Running] = {}
+        self._numbers = itertools.count(1)
+        self._failure: JobError | None = None
+
+    async def __aenter__(self) -> Self:
+        self._shared = self._stack.enter_context(open_shared_dir())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def limiter(self) -> Limiter:
+        """How many trials fit at once: the container has the machine's own cores and memory."""
+        return self._limiter
+
+    @property
+    def relay_socket(self) -> Path:
+        """Where the job's relay must listen: the container's only way out."""
+        return self._dir.relay
+
+    @property
+    def _dir(self) -> SharedDir:
+        assert self._shared is not None, "use it as `async with IsolatedExecutor(...)`"
+        return self._shared
+
+    async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
+        """See Executor.run. Raises JobError where the container cannot be started, or ended early."""
+        link = await self._started(context)
+        problem = await self._prepare_task(plan.task, allow_network=context.config.allow_task_network)
+        if problem is not None:
+            # Its record is made on this side: there is nothing to run on the other one.
+            broken = replace(plan, task=replace(plan.task, task=None, problem=problem))
+            return await Trial(context, broken, progress).run()
+        account = context.model.open_account(plan.trial_name)
+        number = next(self._numbers)
+        running = _Running(progress, asyncio.get_running_loop().create_future())
+        self._running[number] = running
+        link.send(
+            RunTrial(
+                number=number,
+                trial_name=plan.trial_name,
+                attempt=plan.attempt,
+                task_path=str(plan.task.path),
+                dataset=plan.task.dataset,
+                retries=progress.retries,
+                token=account.token if account else None,
+            )
+        )
+        try:
+            return await asyncio.shield(running.end)
+        except asyncio.CancelledError:
+            link.send(CancelTrial(number=number))
+            with contextlib.suppress(TimeoutError, JobError, OSError):
+                await asyncio.wait_for(running.end, STOP_SEC)
+            raise
+        finally:
+            del self._running[number]
+            if account is not None and context.model.relay is not None:
+                context.model.relay.close_run(account.token)
+
+    async def _prepare_task(self, item: JobTask, *, allow_network: bool) -> str | None:
+        """Have the task's image in the inner engine. Return why the task cannot run, or None."""
+        if item.task is None:
+            return item.problem or "it cannot be loaded"
+        if (problem := refusal(item.task, allow_network=allow_network)) is not None:
+            return problem
+        engine = shared_engine()
+        try:
+            image = await ensure_image(engine, environment_spec(item.task), self._docker)
+        except (EnvironmentError_, TaskError) as error:
+            return str(error)
+        async with self._bringing:
+            if await asyncio.to_thread(bring_image, engine, str(self._dir.engine), image):
+                self._note(f"brought {image.name} into the isolated engine", warning=False)
+        return None
+
+    async def _started(self, context: JobContext) -> Link:
+        """Return the link to the inner side, which the first trial starts."""
+        async with self._starting:
+            if self._failure is not None:
+                raise self._failure
+            if self._link is None:
+                self._link = await self._start(context)
+            return self._link
+
+    async def _start(self, context: JobContext) -> Link:
+        engine = shared_engine()
+        image = await ensure_runner_image(engine, self._docker, lambda line: self._note(line, warning=False))
+        await asyncio.to_thread(self._put_submission, context)
+        mounts = folder_mounts(
+            read_only=[item.path for item in self._tasks if item.task is not None],
+            writable=[context.directory.root],
+        )
+        volume = self._stack.enter_context(claim_store(self._docker.cache_dir))
+        await ensure_volume(engine, volume)
+        arrival = await self._listen()
+        network = self._docker.network_mode if context.config.allow_task_network else "none"
+        container = await self._stack.enter_async_context(
+            isolated_container(
+                engine, image=image.id, volume=volume, shared=self._dir, mounts=mounts, network=network
+            )
+        )
+        link = await self._arrived(engine, container, arrival)
+        link.send(self._setup(context))
+        following = asyncio.create_task(self._follow(link), name="isolated runner")
+        self._stack.callback(following.cancel)
+        return link
+
+    def _put_submission(self, context: JobContext) -> None:
+        """Bring the agent in as the ZIP that it would be submitted as, and nothing else of its folder."""
+        digest = context.agent.record.digest
+        if digest is None:
+            return
+        source = Path(context.config.agent)
+        data = build_zip(source).data if source.is_dir() else source.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise JobError(f"{source} was changed while the job was starting: start again")
+        self._dir.submission.write_bytes(data)
+
+    async def _listen(self) -> asyncio.Future[Link]:
+        """Wait for the inner side's one connection. Nobody else can connect: the folder is this user's."""
+        arrival: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+
+        def arrived(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if arrival.done():
+                writer.close()
+            else:
+                arrival.set_result(Link(reader, writer))
+
+        server = await asyncio.start_unix_server(arrived, self._dir.control, limit=LINE_BYTES)
+
+        async def close() -> None:
+            server.close()
+            if arrival.done() and not arrival.cancelled():
+                await arrival.result().close()
+
+        self._stack.push_async_callback(close)
+        return arrival
+
+    async def _arrived(self, engine: Engine, container: str, arrival: asyncio.Future[Link]) -> Link:
+        try:
+            async with asyncio.timeout(START_SEC):
+                while not arrival.done():
+                    await asyncio.wait({arrival}, timeout=LOOK_SEC)
+                    if not arrival.done() and not await still_runs(engine, container):
+                        raise JobError(f"the isolated runner ended at once{self._log_tail()}")
+                link = arrival.result()
+                message = await link.receive()
+        except TimeoutError:
+            raise JobError(
+                f"the isolated runner did not start within {START_SEC:g} s{self._log_tail()}"
+            ) from None
+        if not isinstance(message, Ready):
+            cause = message.message if isinstance(message, Failed) else "it ended"
+            raise JobError(f"the isolated runner did not start: {cause}{self._log_tail()}")
+        return link
+
+    def _setup(self, context: JobContext) -> Setup:
+        relay = context.model.relay
+        return Setup(
+            job_dir=str(context.directory.root),
+            agent=context.agent.record,
+            model=context.model.source,
+            model_mode=relay.mode if relay else "none",
+            scripted=relay.scripted if relay else False,
+            image_variables=_image_variables(self._docker),
+            uid=os.getuid(),
+            gid=os.getgid(),
+        )
+
+    async def _follow(self, link: Link) -> None:
+        """Receive messages until the inner side fails or is gone; then every running trial fails."""
+        try:
+            while True:
+                message = await link.receive()
+                if isinstance(message, Failed):
+                    reason = Reason(message.reason or Reason.JOB_FAILED)
+                    self._failure = JobError(f"isolated runner: {message.message}", reason)
+                    break
+                if message is None:
+                    self._failure = JobError(
+                        f"the isolated runner ended before its job did{self._log_tail()}"
+                    )
+                    break
+                self._handle(message)
+        except ValueError as error:
+            self._failure = JobError(f"the isolated runner sent an unreadable message: {error}")
+        for running in self._running.values():
+            if not running.end.done():
+                running.end.set_exception(self._failure)
+
+    def _handle(self, message: FromInner | FromOuter) -> None:
+        match message:
+            case Note():
+                self._note(message.line, warning=message.warning)
+            case TrialMoved() if running := self._running.get(message.number):
+                running.progress.phase = message.phase
+                running.progress.usage = lambda usage=message.usage: usage
+            case TrialEnded() if running := self._running.get(message.number):
+                if not running.end.done():
+                    running.end.set_result(TrialEnd(message.record, message.infrastructure))
+            case TrialLost() if running := self._running.get(message.number):
+                if not running.end.done():
+                    running.end.set_exception(OSError(message.error))
+            case _:
+                pass
+
+    def _log_tail(self) -> str:
+        """Return the end of the inner side's logs, for an error."""
+        for path in (self._dir.inside_log, self._dir.engine_log):
+            with contextlib.suppress(OSError):
+                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                if lines:
+                    return f"; the end of its {path.name}:\n" + "\n".join(lines[-_LOG_LINES:])
+        return ""
+
+
+def refusal(task: Task, *, allow_network: bool) -> str | None:
+    """Return why this task is not run in an isolated job, or None."""
+    return _NEEDS_NETWORK if task.config.environment.network == "public" and not allow_network else None
+
+
+def _image_variables(settings: DockerSettings) -> dict[str, str]:
+    """Return the variables by which the inner side finds the images that were brought to it."""
+    named = {"DOCKER_REGISTRY": settings.registry, "DEFAULT_IMAGE_REGISTRY": settings.default_registry}
+    return {name: value for name, value in named.items() if value}

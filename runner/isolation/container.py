@@ -1,0 +1,159 @@
+"""The container of an isolated run (privileged, without a network), and its image store.
+
+The store is a volume that outlives the run, for one run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError
+from docker.types import Mount
+
+from runner.environments import EnvironmentLost
+from runner.environments.docker import Engine
+from runner.environments.docker.container import LABEL_KIND, LABEL_OWNER
+from runner.environments.owner import PREFIX, current_owner
+from runner.isolation.shared_dir import INSIDE, SharedDir
+from runner.jobs.errors import JobError
+
+ISOLATED_KIND = "isolated-run"
+STORE_KIND = "store"
+_MAX_STORES = 64
+# What an engine says that lists the host's network interfaces while another container's comes or goes.
+_RACE = "no such network interface"
+_STARTS = 3
+# Folders of the container's own that no folder of the host may take the place of.
+_TAKEN = (
+    "/usr",
+    "/etc",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/var/lib/docker",
+)
+
+
+def folder_mounts(read_only: Iterable[Path], writable: Iterable[Path]) -> list[Mount]:
+    """Folders of the host at their own paths, so that what is written inside reads the same outside.
+
+    Raises JobError for a folder that would hide a part of the container's own system.
+    """
+    mounts: list[Mount] = []
+    for paths, closed in ((read_only, True), (writable, False)):
+        for path in sorted(set(paths)):
+            if any(Path(taken) == path or Path(taken).is_relative_to(path) for taken in _TAKEN):
+                raise JobError(
+                    f"--isolation dind cannot show {path} at its own place inside: move it elsewhere"
+                )
+            mounts.append(Mount(str(path), str(path), type="bind", read_only=closed))
+    return mounts
+
+
+@asynccontextmanager
+async def isolated_container(
+    engine: Engine, *, image: str, volume: str, shared: SharedDir, mounts: list[Mount], network: str
+) -> AsyncIterator[str]:
+    """The container while it runs; its id. Raises JobError with what to do where the engine refuses."""
+    name = f"{PREFIX}isolated-{secrets.token_hex(4)}"
+    options: dict[str, Any] = {
+        "image": image,
+        "name": name,
+        "labels": {LABEL_KIND: ISOLATED_KIND, LABEL_OWNER: current_owner()},
+        "privileged": True,
+        "network_mode": network,
+        "init": True,
+        # Should this process be killed, the inside ends itself, and the engine removes what is left of it.
+        "auto_remove": True,
+        "log_config": {"Type": "none"},
+        "stop_signal": "SIGKILL",
+        "mounts": [
+            Mount("/var/lib/docker", volume, type="volume"),
+            Mount(str(INSIDE), str(shared.root), type="bind"),
+            *mounts,
+        ],
+    }
+    making = asyncio.ensure_future(engine.call(_start, engine, options))
+    try:
+        try:
+            yield await asyncio.shield(making)
+        except APIError as error:
+            raise JobError(_refusal(str(error.explanation or error))) from error
+    finally:
+        await asyncio.wait({making})
+        with contextlib.suppress(APIError, EnvironmentLost):
+            await engine.call(engine.api.remove_container, name, force=True, v=True)
+
+
+async def still_runs(engine: Engine, container: str) -> bool:
+    """Whether it is there and runs."""
+    try:
+        state = await engine.call(engine.api.inspect_container, container)
+    except EnvironmentLost:
+        return False
+    return bool(state["State"]["Running"])
+
+
+def _start(engine: Engine, options: dict[str, Any]) -> str:
+    for left in reversed(range(_STARTS)):
+        container = engine.client.containers.create(**options)
+        try:
+            container.start()
+            return str(container.id)
+        except APIError as error:
+            if not left or _RACE not in str(error):
+                raise
+            container.remove(force=True, v=True)
+    raise AssertionError("the last try returns or raises")
+
+
+def _refusal(words: str) -> str:
+    if "caps" in words or "operation not permitted" in words or "privileged" in words.lower():
+        return (
+            f"this host's engine runs no privileged container, which --isolation dind needs: {words}; "
+            "`capstan doctor` says more; --isolation process needs none"
+        )
+    return f"the isolated runner's container did not start: {words}"
+
+
+@contextmanager
+def claim_store(cache_dir: Path) -> Iterator[str]:
+    """The name of a volume that no other run of this user uses; the first that is free, so that it is warm.
+
+    The kernel gives the claim back when this process dies in any way. Raises JobError.
+    """
+    folder = cache_dir / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(_MAX_STORES):
+        descriptor = os.open(
+            folder / f"dind-store-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        try:
+            yield f"{PREFIX}store-{os.getuid()}-{number}"
+            return
+        finally:
+            os.close(descriptor)
+    raise JobError(f"{_MAX_STORES} isolated runs are under way already: wait for one to end")
+
+
+async def ensure_volume(engine: Engine, name: str) -> None:
+    """Makes the volume, unless it is there. It has no owner: only `capstan cleanup --images` removes it."""
+    await engine.call(engine.client.volumes.create, name, labels={LABEL_KIND: STORE_KIND})

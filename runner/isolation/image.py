@@ -1,0 +1,146 @@
+"""The image of the isolated runner: built once for each state of what goes into it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import ssl
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError
+
+from runner.environments.docker import DockerSettings, Engine, ImageInfo, find_image
+from runner.environments.docker.engine import Progress
+from runner.environments.docker.images import one_at_a_time
+from runner.environments.owner import PREFIX
+from runner.jobs.errors import JobError
+
+BASE_VARIABLE = "CAPSTAN_DIND_BASE"
+DEFAULT_BASE = "debian:bookworm-slim"
+REPOSITORY = f"{PREFIX}runner"
+# What pip needs where its index is not the usual one. An address with a password in it would stay in the
+# image's history, so it is left out.
+_INDEX_VARIABLE = "PIP_INDEX_URL"
+
+_HERE = Path(__file__).resolve().parent
+_RUNNER = _HERE.parent
+_LOCK = _RUNNER.parent / "locks" / "runner.txt"
+_SKIPPED = frozenset({"__pycache__"})
+
+
+@dataclass(frozen=True)
+class BuildInputs:
+    """All that the image is made of. `files` are its build context, by their path there."""
+
+    base: str
+    files: dict[str, bytes]
+
+    @classmethod
+    def collect(cls, base: str) -> BuildInputs:
+        """The Dockerfile, the lock file and the runner, as they lie here. Raises JobError."""
+        if not _LOCK.is_file():
+            raise JobError(f"{_LOCK} is missing: the isolated runner's image is built from a checkout")
+        files = {"Dockerfile": (_HERE / "Dockerfile").read_bytes(), "runner.txt": _LOCK.read_bytes()}
+        for path in sorted(_RUNNER.rglob("*")):
+            inner = path.relative_to(_RUNNER)
+            if path.is_file() and not _SKIPPED.intersection(inner.parts):
+                files[f"runner/{inner.as_posix()}"] = path.read_bytes()
+        return cls(base, files)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the base's name and all files."""
+        lines = [f"{name}\0{hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(self.files.items())]
+        return hashlib.sha256("".join([f"{self.base}\n", *lines]).encode()).hexdigest()
+
+    @property
+    def tag(self) -> str:
+        """The image's name."""
+        return f"{REPOSITORY}:{self.digest[:24]}"
+
+    def context(self) -> io.BytesIO:
+        """The build context: always the same bytes, so that layers are found again."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name, data in sorted({**self.files, "certificates.crt": _certificates()}.items()):
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(data), 0o644
+                archive.addfile(info, io.BytesIO(data))
+        buffer.seek(0)
+        return buffer
+
+
+async def ensure_runner_image(
+    engine: Engine, settings: DockerSettings, note: Callable[[str], None]
+) -> ImageInfo:
+    """The image, built if it is not here. Raises JobError with the end of the build's log."""
+    base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+    inputs = await asyncio.to_thread(BuildInputs.collect, base)
+    async with one_at_a_time(settings, inputs.tag):
+        if (found := await find_image(engine, inputs.tag)) is not None:
+            return found
+        note(f"building the isolated runner's image from {base} (once; about half a minute)")
+        await _build(engine, inputs)
+        found = await find_image(engine, inputs.tag)
+    if found is None:
+        raise JobError(f"the isolated runner's image was built, but {inputs.tag} is not there")
+    return found
+
+
+async def _build(engine: Engine, inputs: BuildInputs) -> None:
+    progress = Progress()
+    said: list[str] = []
+    failures: list[str] = []
+
+    def each(event: dict[str, Any]) -> None:
+        text = str(event.get("stream") or event.get("error") or "")
+        said.extend(line for line in text.splitlines() if line.strip())
+        if "error" in event:
+            failures.append(str(event["error"]))
+
+    def work() -> None:
+        index = os.environ.get(_INDEX_VARIABLE, "")
+        arguments = {"BASE": inputs.base}
+        if index and "@" not in index:
+            arguments[_INDEX_VARIABLE] = index
+        events = progress.client.build(
+            fileobj=inputs.context(),
+            custom_context=True,
+            tag=inputs.tag,
+            rm=True,
+            forcerm=True,
+            network_mode="host",
+            buildargs=arguments,
+            labels={"capstan.kind": "image", "capstan.role": "runner"},
+            decode=True,
+        )
+        progress.follow(events, each)
+
+    try:
+        await engine.call(work)
+    except asyncio.CancelledError:
+        progress.abort()
+        raise
+    except APIError as error:
+        failures.append(str(error.explanation or error))
+    if failures:
+        end = "\n".join(said[-12:])
+        raise JobError(
+            f"the isolated runner's image cannot be built from {inputs.base}: {failures[0]}\n{end}"
+        )
+
+
+def _certificates() -> bytes:
+    """The certificates that this machine trusts; empty where they are not in one file."""
+    places = [os.environ.get("PIP_CERT"), os.environ.get("SSL_CERT_FILE")]
+    places += [ssl.get_default_verify_paths().cafile, "/etc/ssl/certs/ca-certificates.crt"]
+    for place in places:
+        if place and Path(place).is_file():
+            return Path(place).read_bytes()
+    return b""

@@ -1,0 +1,238 @@
+"""The inner side of an isolated run: the program of the container. It runs the trials it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+
+from runner.agents import PackageError, load_agent
+from runner.environments.docker import DockerSettings, clean_up, shared_engine
+from runner.isolation.confinement import BASE_URL, BubblewrapConfinement
+from runner.isolation.engine import EngineFailed, running_engine
+from runner.isolation.link import (
+    LINE_BYTES,
+    CancelTrial,
+    Failed,
+    Link,
+    Note,
+    Ready,
+    RunTrial,
+    Setup,
+    TrialEnded,
+    TrialLost,
+    TrialMoved,
+)
+from runner.isolation.shared_dir import INSIDE, SharedDir
+from runner.jobs.context import JobContext, TrialPlan, TrialProgress
+from runner.jobs.errors import JobError
+from runner.jobs.layout import JobDirectory
+from runner.jobs.lock import read_lock
+from runner.jobs.model import JobModel
+from runner.jobs.tasks import reload_task
+from runner.relay import ApiError, LiveUpstream, ModelRequest, Relay
+from runner.trials import Trial
+
+RELAY_SOCKET = Path("/run/capstan-relay.sock")
+_EVERYBODY = 0o666
+_PROGRESS_SEC = 0.5
+# Nobody resolves the name: the connection is a unix socket's.
+_OUTER_URL = "http://relay"
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+
+
+class OuterRelay(LiveUpstream):
+    """Passes each call to the outer relay, with the account that a try of a trial has there.
+
+    Args:
+        socket_path: Of the outer relay.
+        mode, scripted: What the outer relay says of its answers.
+    """
+
+    def __init__(self, socket_path: Path, *, mode: str, scripted: bool) -> None:
+        super().__init__(
+            _OUTER_URL, "", transport=httpx.AsyncHTTPTransport(uds=str(socket_path), limits=_LIMITS)
+        )
+        self.mode = mode
+        self.tokens: dict[str, str] = {}
+        """The account of the try under way, by the trial's name."""
+        self._scripted = scripted
+        self._of_run: dict[str, str] = {}
+
+    @property
+    def scripted(self) -> bool:
+        return self._scripted
+
+    def describe(self) -> str:
+        return f"the outer relay ({self.mode})"
+
+    def key_for(self, request: ModelRequest) -> str:
+        """Return the token of the run. A run is one try of a trial and is called `<number>-<trial>`."""
+        if request.run not in self._of_run:
+            token = self.tokens.get(request.run.partition("-")[2])
+            if token is None:
+                raise ApiError(401, "the outer relay has no account for this run", code="relay_account")
+            self._of_run[request.run] = token
+        return self._of_run[request.run]
+
+    def forget(self, run: str) -> None:
+        self._of_run.pop(run, None)
+
+
+@dataclass
+class InnerRunner:
+    """Runs the trials that the outer side sends, each in a task of its own."""
+
+    context: JobContext
+    upstream: OuterRelay
+    link: Link
+    owner: tuple[int, int]
+    _running: dict[int, tuple[asyncio.Task[None], TrialProgress]] = field(default_factory=dict)
+
+    async def serve(self) -> None:
+        """Follow the outer side's messages for ever. An outer side that is gone ends this process."""
+        reporting = asyncio.create_task(self._report_progress(), name="progress")
+        try:
+            while True:
+                match await self.link.receive():
+                    case RunTrial() as request:
+                        self._start(request)
+                    case CancelTrial(number=number) if number in self._running:
+                        self._running[number][0].cancel()
+                    case None:
+                        os._exit(1)
+                    case _:
+                        pass
+        finally:
+            reporting.cancel()
+
+    def _start(self, request: RunTrial) -> None:
+        if request.token is not None:
+            self.upstream.tokens[request.trial_name] = request.token
+        task = reload_task(
+            Path(request.task_path), request.dataset, instruction_override=self.context.config.instruction
+        )
+        plan = TrialPlan(trial_name=request.trial_name, attempt=request.attempt, task=task)
+        progress = TrialProgress(plan, retries=request.retries)
+        running = asyncio.create_task(self._run(request.number, plan, progress), name=request.trial_name)
+        self._running[request.number] = (running, progress)
+        running.add_done_callback(lambda _: self._running.pop(request.number))
+
+    async def _run(self, number: int, plan: TrialPlan, progress: TrialProgress) -> None:
+        folder = self.context.directory.trial(plan.trial_name).root
+        try:
+            end = await Trial(self.context, plan, progress).run()
+            record, infrastructure = end.record, end.infrastructure
+        except asyncio.CancelledError:
+            record, infrastructure = self.context.directory.read(plan.trial_name), False
+        except Exception as error:
+            traceback.print_exception(error)
+            self.link.send(TrialLost(number=number, error=f"{type(error).__name__}: {error}"))
+            return
+        finally:
+            await asyncio.to_thread(hand_over, folder, *self.owner)
+        if record is None:
+            self.link.send(TrialLost(number=number, error="it was cancelled before it had a record"))
+        else:
+            self.link.send(TrialEnded(number=number, record=record, infrastructure=infrastructure))
+
+    async def _report_progress(self) -> None:
+        """Send phases and usage whenever they have changed."""
+        sent: dict[int, str] = {}
+        while True:
+            for number, (_, progress) in self._running.items():
+                moved = TrialMoved(number=number, phase=progress.phase, usage=progress.usage())
+                text = moved.model_dump_json()
+                if sent.get(number) != text:
+                    sent[number] = text
+                    self.link.send(moved)
+            await asyncio.sleep(_PROGRESS_SEC)
+
+
+async def main() -> None:
+    """Run the trials of the one job that this container is for."""
+    shared = SharedDir(INSIDE)
+    os.environ["DOCKER_HOST"] = f"unix://{shared.engine}"
+    reader, writer = await asyncio.open_unix_connection(shared.control, limit=LINE_BYTES)
+    link = Link(reader, writer)
+    owner = shared.root.stat()
+    try:
+        async with running_engine(shared, group=owner.st_gid):
+            link.send(Ready())
+            setup = await link.receive()
+            if isinstance(setup, Setup):
+                async with _prepared(setup, shared, link) as runner:
+                    await runner.serve()
+    except EngineFailed as error:
+        link.send(Failed(message=str(error)))
+    except JobError as error:
+        link.send(Failed(message=str(error), reason=error.reason.value))
+    except PackageError as error:
+        link.send(Failed(message=str(error)))
+    except Exception as error:
+        traceback.print_exception(error)
+        link.send(Failed(message=f"{type(error).__name__}: {error}"))
+    await link.close()
+
+
+@asynccontextmanager
+async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncIterator[InnerRunner]:
+    """Prepare the agent and a relay of this side's own, so that each agent has its own account."""
+    os.environ.update(setup.image_variables)
+    os.environ["PULL_IF_NOT_EXISTS"] = "false"
+    # The container's own network: none, or a bridge if tasks may have one.
+    os.environ["CONTAINER_NETWORK_MODE"] = "host"
+    # Requirements that the image does not meet fail at once, not by timeouts.
+    os.environ["PIP_NO_INDEX"] = "1"
+    # The engine is this job's alone: what an earlier job left in it has no owner any more.
+    await clean_up(shared_engine(), everything=True)
+    directory = JobDirectory(Path(setup.job_dir))
+    lock = read_lock(directory.lock)
+
+    def note(line: str) -> None:
+        link.send(Note(line=line))
+
+    confinement = BubblewrapConfinement(RELAY_SOCKET, note)
+    agent = await load_agent(lock.config, source=shared.submission, confinement=confinement)
+    upstream = OuterRelay(shared.relay, mode=setup.model_mode, scripted=setup.scripted)
+    async with Relay(
+        upstream,
+        allowed_models=(lock.config.model_name,),
+        socket_path=RELAY_SOCKET,
+        socket_mode=_EVERYBODY,
+    ) as relay:
+        context = JobContext(
+            directory=directory,
+            lock=lock,
+            agent=replace(agent, record=setup.agent),
+            model=JobModel(lock.config, setup.model, relay if agent.needs_model else None, BASE_URL),
+            docker=DockerSettings.from_environment(os.environ),
+            redact=_unchanged,
+        )
+        yield InnerRunner(context, upstream, link, (setup.uid, setup.gid))
+
+
+def _unchanged(text: str) -> str:
+    return text  # this side never holds the real key
+
+
+def hand_over(root: Path, uid: int, gid: int) -> None:
+    """Give what was written to the job's owner."""
+    if uid == 0 or not root.exists():
+        return
+    os.chown(root, uid, gid)
+    for parent, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):
+                os.chown(Path(parent, name), uid, gid, follow_symlinks=False)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

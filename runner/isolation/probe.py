@@ -1,0 +1,76 @@
+"""What a host lacks for `--isolation dind`, for `capstan doctor`: starts one container, and removes it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from docker.errors import APIError, DockerException
+
+from runner.environments import EnvironmentLost
+from runner.environments.docker import Engine, shared_engine
+from runner.environments.docker.container import LABEL_KIND, LABEL_OWNER
+from runner.environments.owner import PREFIX, current_owner
+from runner.isolation.container import ISOLATED_KIND
+from runner.isolation.image import BASE_VARIABLE, DEFAULT_BASE, REPOSITORY
+
+_LACKS_CAPABILITY = "caps"
+
+
+@dataclass(frozen=True)
+class Found:
+    """`words` for a person; `mend` is what to do, where something is missing."""
+
+    usable: bool
+    words: str
+    mend: str | None = None
+
+
+async def probe() -> Found:
+    """Looks at the engine's address, the images that are here, and whether a privileged container starts."""
+    engine = shared_engine()
+    base_url = str(engine.api.base_url)
+    if not base_url.startswith("http+docker://"):
+        return Found(False, f"the engine at {base_url} is not on this machine", "unset DOCKER_HOST")
+    try:
+        image = await engine.call(_an_image, engine)
+        if image is None:
+            base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+            return Found(
+                True, f"its image will be built from {base}, which is not here yet", f"docker pull {base}"
+            )
+        await engine.call(_start_privileged, engine, image)
+    except (APIError, EnvironmentLost, DockerException) as error:
+        words = str(getattr(error, "explanation", None) or error)
+        mend = "use a host whose engine may run privileged containers, or --isolation process"
+        if _LACKS_CAPABILITY in words:
+            mend = "let the engine's runtime leave out the capabilities that this host lacks"
+        return Found(False, f"privileged containers do not start: {words}", mend)
+    return Found(True, "privileged containers start; --isolation dind can run")
+
+
+def _an_image(engine: Engine) -> str | None:
+    """The runner's own image, or its base: whichever is here."""
+    base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+    for name in (REPOSITORY, base):
+        found: list[dict[str, Any]] = engine.api.images(name=name)
+        if found:
+            return str(found[0]["Id"])
+    return None
+
+
+def _start_privileged(engine: Engine, image: str) -> None:
+    container = engine.client.containers.create(
+        image,
+        ["true"],
+        name=f"{PREFIX}probe-{secrets.token_hex(4)}",
+        labels={LABEL_KIND: ISOLATED_KIND, LABEL_OWNER: current_owner()},
+        privileged=True,
+        network_mode="none",
+    )
+    try:
+        container.start()
+    finally:
+        container.remove(force=True, v=True)

@@ -1,0 +1,121 @@
+"""The interface between a job and its executor: the shared context, a planned trial, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from runner.agents import AgentFactory
+from runner.config import RunConfig
+from runner.environments.base import EnvironmentKind
+from runner.environments.docker import DockerSettings
+from runner.jobs.layout import JobDirectory
+from runner.jobs.limiter import Limiter
+from runner.jobs.lock import JobLock
+from runner.jobs.model import JobModel
+from runner.jobs.tasks import JobTask
+from runner.results import ModelUse, TrialRecord
+
+PHASE_WAITING = "waiting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobContext:
+    """Everything that the trials of one job share.
+
+    Attributes:
+        directory: The job's folder.
+        lock: What exactly the job runs; its settings are `config`.
+        agent: Creates the agent of each trial.
+        model: Opens the model for each trial.
+        docker: Where images come from and how containers reach the network.
+        redact: Removes the real API key from text before it is written.
+    """
+
+    directory: JobDirectory
+    lock: JobLock
+    agent: AgentFactory
+    model: JobModel
+    docker: DockerSettings
+    redact: Callable[[str], str]
+
+    @property
+    def job_id(self) -> UUID:
+        """The job's identity in Harbor's files."""
+        return self.lock.job_id
+
+    @property
+    def config(self) -> RunConfig:
+        """The job's settings."""
+        return self.lock.config
+
+    @property
+    def environment_kind(self) -> EnvironmentKind:
+        """What the job's tasks run in."""
+        return self.lock.environment_kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """One attempt at one task."""
+
+    trial_name: str
+    attempt: int
+    task: JobTask
+
+
+@dataclass
+class TrialProgress:
+    """The state of a running trial, for the live table. `usage` gives what the model has used so far."""
+
+    plan: TrialPlan
+    phase: str = PHASE_WAITING
+    started: float = field(default_factory=time.monotonic)
+    retries: int = 0
+    usage: Callable[[], ModelUse | None] = lambda: None
+
+    @property
+    def elapsed_sec(self) -> float:
+        """Seconds since the trial began."""
+        return time.monotonic() - self.started
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """The end of one try of a trial. `infrastructure`: the cause may pass, so another try is worthwhile."""
+
+    record: TrialRecord
+    infrastructure: bool = False
+
+
+class Executor(Protocol):
+    """Where the trials of a job run.
+
+    Attributes:
+        environment_kind: What tasks run in there.
+        limiter: How many trials fit at once. The job asks it before it hands over a trial.
+        relay_socket: A unix socket on which the job's relay must listen as well, or None.
+    """
+
+    @property
+    def environment_kind(self) -> EnvironmentKind: ...
+
+    @property
+    def limiter(self) -> Limiter: ...
+
+    @property
+    def relay_socket(self) -> Path | None: ...
+
+    async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
+        """Run one try of a trial to its end and keep `progress` up to date.
+
+        Raises:
+            CancelledError: After the trial has been stopped and its record written.
+            JobError: The executor itself is gone; no other trial can run either.
+            OSError: The trial's files cannot be written.
+        """
+        ...

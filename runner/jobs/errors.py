@@ -1,0 +1,25 @@
+"""Errors that stop a job. Every message is one line for the person who reads it."""
+
+from __future__ import annotations
+
+from runner.results import Reason
+
+
+class JobError(Exception):
+    """The job cannot be run. `reason` is the code for the result line."""
+
+    def __init__(self, message: str, reason: Reason = Reason.JOB_FAILED) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class JobChanged(JobError):
+    """The settings, the agent or a task of a job to be resumed have changed."""
+
+
+class JobBusy(JobError):
+    """Another runner is using this job folder."""
+
+
+class NothingToRun(JobError):
+    """No task is left after `include`, `exclude` and `limit`, or no agent is named."""

@@ -1,0 +1,129 @@
+"""A job's folder: its paths, the claim of the process that works in it, and failed tries set aside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runner.jobs.errors import JobBusy, JobError
+from runner.results import RECORD_FILE, TrialFiles, TrialRecord, sync_directory
+
+SET_ASIDE = "set-aside"
+RUNNING = ".running"
+
+
+@dataclass(frozen=True)
+class JobDirectory:
+    """The paths of a job's folder, and what is read from it."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def record(self) -> Path:
+        return self.root / RECORD_FILE
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "job.log"
+
+    @property
+    def set_aside_dir(self) -> Path:
+        return self.root / SET_ASIDE
+
+    def trial(self, name: str) -> TrialFiles:
+        """Return the paths of a trial."""
+        return TrialFiles(self.root / name)
+
+    def create(self) -> None:
+        """Make the folder. Raises JobError where it exists or cannot be made."""
+        try:
+            self.root.mkdir(parents=True)
+        except FileExistsError:
+            raise JobError(f"{self.root} exists already: choose another --job-name, or resume it") from None
+        except OSError as error:
+            raise JobError(f"{self.root} cannot be made: {error.strerror}") from None
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the folder for this process. The kernel releases it when the process dies in any way.
+
+        Raises JobBusy where another process holds it.
+        """
+        descriptor = os.open(self.root / RUNNING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                raise JobBusy(f"{self.root}: the runner with process id {holder} works here") from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+            os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    def finished(self, trial_name: str) -> TrialRecord | None:
+        """Return the record of a trial that has ended; None for one that has not, or was interrupted.
+
+        result.json is written last, so a trial that has one is complete.
+        """
+        record = self.read(trial_name)
+        return None if record is None or record.status == "cancelled" else record
+
+    def read(self, trial_name: str) -> TrialRecord | None:
+        """Return the record of a trial that has ended or was interrupted; None where there is no complete one."""
+        files = self.trial(trial_name)
+        if not files.result.is_file():
+            return None
+        try:
+            return TrialRecord.model_validate_json(files.record.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def set_aside(self, trial_name: str) -> str | None:
+        """Move the folder of a failed or incomplete trial aside, as evidence. Return its new relative path."""
+        source = self.root / trial_name
+        if not source.exists():
+            return None
+        self.set_aside_dir.mkdir(exist_ok=True)
+        number = 1
+        while (target := self.set_aside_dir / f"{trial_name}.{number}").exists():
+            number += 1
+        source.rename(target)
+        sync_directory(self.set_aside_dir)
+        sync_directory(self.root)
+        return target.relative_to(self.root).as_posix()
+
+    def set_aside_of(self, trial_name: str) -> list[str]:
+        """Return the relative paths of what was set aside of a trial before, in order."""
+        if not self.set_aside_dir.is_dir():
+            return []
+        found = [
+            (int(suffix), path)
+            for path in self.set_aside_dir.iterdir()
+            if (suffix := path.name.removeprefix(f"{trial_name}.")).isdigit()
+        ]
+        return [path.relative_to(self.root).as_posix() for _, path in sorted(found)]

@@ -1,0 +1,144 @@
+"""The model of a job: one relay for all its trials, an account for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from runner.config import RunConfig, Secrets
+from runner.jobs.errors import JobError
+from runner.relay import (
+    CassetteError,
+    LiveUpstream,
+    RecordUpstream,
+    Relay,
+    ReplayUpstream,
+    RunAccount,
+    Upstream,
+    WithParameters,
+)
+from runner.results import ModelSource, ModelUse
+from runner.scripted import ScriptError, ScriptUpstream
+
+MakeUpstream = Callable[[RunConfig, Secrets], Upstream]
+"""Makes the source of a job's model answers. Raises JobError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAccess:
+    """The model as one trial reaches it.
+
+    Attributes:
+        variables: The agent's variables (docs/contract.md, Environment variables).
+        usage: Returns what the relay has metered so far.
+        finish: Ends the access, then waits so many seconds at most for calls under way to be
+            metered: a call that a killed agent had begun costs money as well.
+    """
+
+    variables: Mapping[str, str]
+    usage: Callable[[], ModelUse | None]
+    finish: Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class JobModel:
+    """Opens the model for trials. `relay` is None for agents that need no model (oracle, nop).
+
+    `agent_url` is the relay's address as agents reach it, where that is not the relay's own.
+    """
+
+    config: RunConfig
+    source: ModelSource
+    relay: Relay | None = None
+    agent_url: str | None = None
+
+    def open_account(self, trial_name: str) -> RunAccount | None:
+        """Open an account with the trial's cost limit; None where no model is needed."""
+        if self.relay is None:
+            return None
+        return self.relay.open_run(trial_name, cost_limit_usd=self.config.cost_limit_usd)
+
+    def open(self, trial_name: str) -> ModelAccess:
+        """Open an account for a trial and return the agent's access to it."""
+        relay, account = self.relay, self.open_account(trial_name)
+        if relay is None or account is None:
+            return ModelAccess(variables={}, usage=lambda: None, finish=_nothing_to_finish)
+        variables = {
+            "DEEPSEEK_API_KEY": account.token,
+            "DEEPSEEK_BASE_URL": self.agent_url or account.base_url,
+            "LLM_MODEL": self.config.model_name,
+        }
+        if account.cost_limit_usd is not None:
+            variables["LLM_COST_LIMIT"] = f"{account.cost_limit_usd:g}"
+
+        def usage() -> ModelUse:
+            return ModelUse.model_validate(asdict(relay.usage(account.token)))
+
+        async def finish(timeout_sec: float) -> None:
+            await relay.finish_run(account.token, timeout_sec=timeout_sec)
+
+        return ModelAccess(variables=variables, usage=usage, finish=finish)
+
+
+async def _nothing_to_finish(timeout_sec: float) -> None:
+    pass
+
+
+def model_source(config: RunConfig, *, needed: bool) -> ModelSource:
+    """Return what is shown of the model beside every result."""
+    if not needed:
+        return ModelSource(label="none", canned=False)
+    return ModelSource(label=config.mode.label, canned=config.mode.canned, name=config.model_name)
+
+
+@asynccontextmanager
+async def open_model(
+    config: RunConfig,
+    secrets: Secrets,
+    *,
+    needed: bool,
+    make_upstream: MakeUpstream,
+    socket_path: Path | None = None,
+) -> AsyncIterator[JobModel]:
+    """Run the relay of a job, on a unix socket as well where one is given. Raises JobError."""
+    source = model_source(config, needed=needed)
+    if not needed:
+        yield JobModel(config, source)
+        return
+    upstream = make_upstream(config, secrets)
+    if config.model_params:
+        upstream = WithParameters(upstream, config.model_params)
+    # A recording of a script is canned as well, and says so.
+    source = source.model_copy(update={"canned": upstream.scripted or config.mode.canned})
+    async with Relay(upstream, allowed_models=(config.model_name,), socket_path=socket_path) as relay:
+        yield JobModel(config, source, relay)
+
+
+def default_upstream(config: RunConfig, secrets: Secrets) -> Upstream:
+    """Return the source of model answers that the settings name. Raises JobError with what to do."""
+    mode = config.mode
+    if mode.path is not None and mode.name != "record" and not mode.path.exists():
+        raise JobError(f"--model {mode}: {mode.path} does not exist")
+    key = secrets.api_key.get_secret_value() if secrets.api_key else None
+    if mode.needs_key and key is None:
+        raise JobError(
+            "DEEPSEEK_API_KEY is missing: set it in the environment or in .env, or run without a live "
+            "model: --model script:examples/scripts"
+        )
+    try:
+        match mode.name:
+            case "script":
+                assert mode.path is not None
+                return ScriptUpstream(mode.path)
+            case "live":
+                return LiveUpstream(config.base_url, key or "")
+            case "record":
+                assert mode.path is not None
+                return RecordUpstream(LiveUpstream(config.base_url, key or ""), mode.path)
+            case "replay":
+                assert mode.path is not None
+                return ReplayUpstream(mode.path)
+    except (ScriptError, CassetteError, OSError, ValueError) as error:
+        raise JobError(f"--model {mode}: {error}") from None

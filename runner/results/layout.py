@@ -1,0 +1,108 @@
+"""Harbor's layout of a trial's folder, and how files are written and read safely."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+RECORD_FILE = "capstan.json"
+
+
+@dataclass(frozen=True)
+class TrialFiles:
+    """The paths below a trial's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def record(self) -> Path:
+        return self.root / RECORD_FILE
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "trial.log"
+
+    @property
+    def exception(self) -> Path:
+        return self.root / "exception.txt"
+
+    @property
+    def agent(self) -> Path:
+        return self.root / "agent"
+
+    @property
+    def verifier(self) -> Path:
+        return self.root / "verifier"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    def make(self) -> None:
+        """Create the folders. Raises FileExistsError where the trial's folder is there already."""
+        self.root.mkdir(parents=True)
+        for folder in (self.agent, self.verifier, self.artifacts):
+            folder.mkdir()
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Replace `path` by `data` in one step that survives a crash of the process or of the machine."""
+    payload = data.encode("utf-8", errors="replace") if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_model(path: Path, model: BaseModel, *, exclude_defaults: bool = False) -> None:
+    """Write a pydantic model as indented JSON, atomically."""
+    write_atomically(path, model.model_dump_json(indent=2, exclude_defaults=exclude_defaults) + "\n")
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def regular_file_inside(root: Path, relative: str) -> Path | None:
+    """A regular file below `root`, by a relative path that came from outside; None where there is none.
+
+    What an agent wrote may hold links to anywhere on this machine: a path that leads through one is none.
+    """
+    if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
+        return None
+    path = root / relative
+    try:
+        inside = path.resolve(strict=True) == root.resolve(strict=True) / relative
+        return path if inside and stat.S_ISREG(path.lstat().st_mode) else None
+    except (OSError, RuntimeError):
+        return None

@@ -1,0 +1,68 @@
+"""Agents that requests name or bring: checked as the validator checks a submission, kept by their digest."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.submission.archive import MAX_ZIP_BYTES, open_archive
+from runner.submission.check import check_archive
+from runner.web.errors import ServiceError
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class AgentStore:
+    """`folder` is AGENTS_DIR, which the operator fills; `uploads` is filled by requests."""
+
+    folder: Path
+    uploads: Path
+
+    def find(self, name: str) -> Path:
+        """The ZIP or folder of that name. Raises ServiceError where there is none below AGENTS_DIR."""
+        if digest := _DIGEST.fullmatch(name):
+            path = self.uploads / f"{digest[1]}.zip"
+            if path.is_file():
+                return path
+            raise ServiceError(404, "agent_unknown", "agent: no ZIP with this digest was uploaded")
+        path = self._inside(name)
+        if path is None:
+            message = f"agent: there is no {name[:200]!r} in {self.folder.name} (AGENTS_DIR)"
+            raise ServiceError(404, "agent_unknown", message)
+        return path
+
+    def _inside(self, name: str) -> Path | None:
+        root = self.folder.resolve()
+        try:
+            path = (root / name).resolve()
+            return path if path != root and path.is_relative_to(root) and path.exists() else None
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a ring of links
+            return None
+
+    async def put(self, data: bytes) -> str:
+        """Check a ZIP and keep it; its name, `sha256:…`. Raises ServiceError with every broken rule."""
+        if len(data) > MAX_ZIP_BYTES:
+            message = f"the agent's ZIP may have {MAX_ZIP_BYTES:,} bytes at most"
+            raise ServiceError(413, "zip_too_large", message)
+        part = await asyncio.to_thread(self._put_down, data)
+        try:
+            report = await asyncio.to_thread(lambda: check_archive(open_archive(part), {}))
+            if not report.passed:
+                found = [f"{f.code}: {f.message}" for f in report.findings if f.level == "reject"]
+                message = f"the validator would refuse this agent: {found[0]}"
+                raise ServiceError(422, "agent_refused", message, findings=found)
+            digest = report.sha256
+            await asyncio.to_thread(part.replace, self.uploads / f"{digest}.zip")
+        finally:
+            await asyncio.to_thread(part.unlink, missing_ok=True)
+        return f"sha256:{digest}"
+
+    def _put_down(self, data: bytes) -> Path:
+        self.uploads.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.uploads, suffix=".part", delete=False) as file:
+            file.write(data)
+        return Path(file.name)

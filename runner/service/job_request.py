@@ -1,0 +1,142 @@
+"""From a request to the settings of a job, and the key that it brought."""
+
+from __future__ import annotations
+
+import secrets as random
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from runner.config import RunConfig, Secrets
+from runner.results import local_now
+from runner.service.agent_store import AgentStore
+from runner.service.requests import JobRequest, LlmConfig, TaskRequest
+from runner.service.settings import ServiceSettings
+from runner.service.store import Kind
+from runner.service.task_index import TaskIndex
+from runner.service.upstream import check_url
+from runner.web.errors import ServiceError
+
+_ALPHABET = string.ascii_lowercase + string.digits
+_BUILT_IN = ("oracle", "nop")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job that can be queued. `key` is the request's own; it is kept in memory alone."""
+
+    kind: Kind
+    config: RunConfig
+    key: SecretStr | None
+
+    @property
+    def own_key(self) -> bool:
+        return self.key is not None
+
+
+@dataclass(frozen=True)
+class JobRequestBuilder:
+    """Makes orders of requests. `base` holds what they leave open, `secrets` the service's own key."""
+
+    base: RunConfig
+    secrets: Secrets
+    settings: ServiceSettings
+    task_index: TaskIndex
+    agents: AgentStore
+
+    def task(self, request: TaskRequest) -> QueuedJob:
+        """One task. Raises ServiceError."""
+        names = request.params.names
+        if not names:
+            raise ServiceError(
+                422,
+                "task_missing",
+                "the task is not named: give params.task_id, or task_name, instance_id, "
+                "terminal_bench_task_id or task_id in params.metadata",
+            )
+        folder = self.task_index.first(names)
+        steps = request.max_steps or request.params.max_steps
+        return self._queued(
+            "task",
+            request.llm_config,
+            self.base.agent,
+            tasks=(str(self.task_index.root / folder),),
+            instruction=request.params.statement,
+            agent_kwargs=_with_steps(self.base.agent_kwargs, steps),
+        )
+
+    def job(self, request: JobRequest, *, uploaded: str | None = None) -> QueuedJob:
+        """Several tasks. `uploaded` is the agent that came with the request. Raises ServiceError."""
+        folders = self.task_index.folders(request.tasks)
+        left = [f for f in folders if not any(fnmatchcase(f, glob) for glob in request.exclude)]
+        if not left:
+            raise ServiceError(422, "nothing_to_run", "exclude leaves no task to run")
+        if uploaded is not None and request.agent is not None:
+            raise ServiceError(422, "two_agents", "agent: a ZIP was uploaded, too; name one or upload one")
+        name = uploaded or request.agent
+        changes: dict[str, Any] = {
+            "tasks": tuple(str(self.task_index.root / folder) for folder in left[: request.limit]),
+            "attempts": request.attempts,
+            "agent_kwargs": _with_steps(self.base.agent_kwargs, request.max_steps),
+        }
+        if request.cost_limit_usd is not None:
+            changes["cost_limit_usd"] = request.cost_limit_usd
+        if request.timeout_multiplier is not None:
+            changes["timeout_multiplier"] = request.timeout_multiplier
+        agent = self.base.agent if name is None else self._agent(name)
+        return self._queued("job", request.llm_config, agent, **changes)
+
+    def _agent(self, name: str) -> str:
+        return name if name in _BUILT_IN else str(self.agents.find(name))
+
+    def _queued(self, kind: Kind, llm: LlmConfig, agent: str, **changes: Any) -> QueuedJob:
+        changes |= {"agent": agent, "job_name": new_id(), "concurrency": None}
+        if llm.model_name is not None:
+            changes["model_name"] = llm.model_name.strip().removeprefix("deepseek/") or self.base.model_name
+        if llm.model_infer_params:
+            changes["model_params"] = llm.model_infer_params
+        if llm.url is not None:
+            changes["base_url"] = self._url(llm)
+        config = RunConfig(**(self.base.model_dump() | changes))
+        needs_key = config.mode.needs_key and agent not in _BUILT_IN
+        if needs_key and llm.api_key is None and self.secrets.api_key is None:
+            raise ServiceError(
+                422,
+                "key_missing",
+                "llm_config.api_key: no key given, and the service has none of its own (DEEPSEEK_API_KEY)",
+            )
+        return QueuedJob(kind, config, llm.api_key if needs_key else None)
+
+    def _url(self, llm: LlmConfig) -> str:
+        assert llm.url is not None
+        url = check_url(llm.url, self.settings)
+        ours = self.base.base_url.rstrip("/")
+        if url != ours and llm.api_key is None and self.base.mode.needs_key:
+            # The service's own key goes to the service's own address, and nowhere else.
+            raise ServiceError(422, "key_missing", "llm_config.api_key: must be given where url is given")
+        return url
+
+
+def new_id() -> str:
+    """A job's id, and its folder's name: the local time and six characters that nobody can guess."""
+    tail = "".join(random.choice(_ALPHABET) for _ in range(6))
+    return f"{local_now():%Y-%m-%d__%H-%M-%S}-{tail}"
+
+
+def _with_steps(keywords: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
+    return dict(keywords) if steps is None else {**keywords, "max_steps": steps}
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The settings with paths that mean the same wherever the service is started again."""
+    changes: dict[str, Any] = {"jobs_dir": str(Path(config.jobs_dir).resolve())}
+    if config.agent and config.agent not in _BUILT_IN:
+        changes["agent"] = str(Path(config.agent).resolve())
+    if (path := config.mode.path) is not None:
+        changes["model"] = f"{config.mode.name}:{path.resolve()}"
+    return config.model_copy(update=changes)

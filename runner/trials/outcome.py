@@ -1,0 +1,88 @@
+"""What follows from the end of an agent's run, under the validator's rules or Harbor's.
+
+The table is in docs/contract.md, The entrypoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runner.agents import AgentOutcome
+from runner.results import Reason
+
+Rules = Literal["validator", "harbor"]
+
+# The one exception (and Harbor's subclasses of it) after which Harbor still verifies.
+VERIFIED_EXCEPTIONS = frozenset({"NonZeroAgentExitCodeError"})
+
+
+@dataclass(frozen=True)
+class OutcomePolicy:
+    """Whether the end of a run is verified, and how it counts.
+
+    `reason` says why it counts 0 where it is not verified. `exception_type` is Harbor's name for the
+    end, None where nothing went wrong. `error` is one line for people.
+    """
+
+    verify: bool
+    timed_out: bool = False
+    reason: Reason | None = None
+    exception_type: str | None = None
+    error: str | None = None
+
+
+def classify_outcome(rules: Rules, outcome: AgentOutcome, *, timeout_sec: float | None) -> OutcomePolicy:
+    """Return the policy for an outcome. `timeout_sec` is the agent's time limit, for the error message."""
+    match outcome.kind:
+        case "completed":
+            return OutcomePolicy(verify=True, timed_out=outcome.deadline_reached)
+        case "cancelled_in_time":
+            # Both verify: the run gave an answer when it was cancelled at the clock.
+            return OutcomePolicy(verify=True, timed_out=True)
+        case "timeout":
+            words = "no limit" if timeout_sec is None else f"{timeout_sec:g} s"
+            return OutcomePolicy(
+                verify=rules == "harbor",
+                timed_out=True,
+                reason=Reason.AGENT_TIMEOUT,
+                exception_type="AgentTimeoutError",
+                error=f"the agent was still running at its time limit ({words}) and was stopped",
+            )
+        case "construction_failed":
+            return OutcomePolicy(
+                verify=False,
+                reason=Reason.SUBMISSION_CODE_FAILED,
+                exception_type=outcome.exception_type or "AgentConstructionError",
+                error=f"the agent could not be imported or constructed: {_cause(outcome)}",
+            )
+        case "invalid_return":
+            if rules == "harbor":
+                return OutcomePolicy(verify=True)
+            return OutcomePolicy(
+                verify=False,
+                reason=Reason.TRIAL_FAILED,
+                exception_type="AgentInvalidReturnError",
+                error="Agent.run returned something that is no clean text; at the validator this ends the "
+                f"whole job: {_cause(outcome)}",
+            )
+        case "raised":
+            kept = rules == "harbor" and outcome.exception_type in VERIFIED_EXCEPTIONS
+            return OutcomePolicy(
+                verify=kept,
+                reason=Reason.TRIAL_FAILED,
+                exception_type=outcome.exception_type or "Exception",
+                error=f"the agent raised {_cause(outcome)}",
+            )
+        case _:
+            return OutcomePolicy(
+                verify=False,
+                reason=Reason.TRIAL_FAILED,
+                exception_type=outcome.exception_type or "AgentCrashedError",
+                error=f"the agent's process died: {_cause(outcome)}",
+            )
+
+
+def _cause(outcome: AgentOutcome) -> str:
+    parts = [part for part in (outcome.exception_type, outcome.exception_message) if part]
+    return ": ".join(parts) or "nothing is known of why"

@@ -1,0 +1,321 @@
+"""One trial: environment, agent, verifier, result. It ends with a record whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
+
+from runner.agents.process import run_to_end
+from runner.environments import (
+    Environment,
+    EnvironmentLost,
+    EnvironmentStartError,
+    EnvironmentStartTimeout,
+    EnvironmentUnsupported,
+    create_environment,
+)
+from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
+from runner.jobs.model import ModelAccess
+from runner.results import Reason, TrialRecord, utc_now, write_atomically, write_model
+from runner.tasks import Task, resolve_env
+from runner.trials.artifacts import collect_artifacts, merge_agent_logs
+from runner.trials.environment import environment_spec, host_variables, wait_healthy
+from runner.trials.outcome import classify_outcome
+from runner.trials.result_builder import TrialResultBuilder
+from runner.trials.verifier import Verifier
+
+PHASE_ENVIRONMENT = "environment"
+PHASE_AGENT = "agent"
+PHASE_COLLECT = "collecting"
+PHASE_VERIFIER = "verifier"
+PHASE_STOP = "stopping"
+
+# Seconds that a trial may take beyond the sum of its own limits before it is ended as wedged.
+CAP_SLACK_SEC = 600.0
+# The agent's part of that cap where the task sets no limit.
+UNLIMITED_AGENT_SEC = 6 * 3600.0
+STOP_SEC = 30.0
+BOOKING_SEC = 5.0
+CANCELLED_BOOKING_SEC = 1.0
+# What is spent on evidence and on stopping when the job is interrupted: together well below 10 s.
+CANCELLED_COLLECT_SEC = 2.0
+CANCELLED_STOP_SEC = 5.0
+COLLECT_SEC = 300.0
+_MAX_LOG_LINE = 4_000  # characters
+
+
+class TrialWedged(RuntimeError):
+    """The trial outlived the sum of its limits."""
+
+
+class ContainerDied(RuntimeError):
+    """The container ended for a reason of the task's or the agent's making (memory)."""
+
+
+class Trial:
+    """Runs one try of a planned trial. Its folder must not exist yet."""
+
+    def __init__(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> None:
+        self._context = context
+        self._plan = plan
+        self._progress = progress
+        self._files = context.directory.trial(plan.trial_name)
+        self._log = TrialLog(self._files.log, context.redact)
+        self._results = TrialResultBuilder(plan, context)
+        self._environment: Environment | None = None
+        self._model: ModelAccess | None = None
+        self._infrastructure = False
+
+    async def run(self) -> TrialEnd:
+        """Run the trial to its end.
+
+        Raises:
+            CancelledError: After the record has been written.
+            OSError: The disk takes no files.
+        """
+        self._files.make()
+        write_model(self._files.config, self._results.config())
+        write_model(self._files.lock, self._results.lock())
+        cancelled = False
+        try:
+            await self._contained()
+        except asyncio.CancelledError:
+            cancelled = True
+            self._fail(Reason.CANCELLED, "CancelledError", "the job was interrupted")
+            self._results.cancelled = True
+        try:
+            await run_to_end(self._stop(CANCELLED_STOP_SEC if cancelled else STOP_SEC))
+        except asyncio.CancelledError:
+            cancelled = True
+        record = self._write()
+        if cancelled:
+            raise asyncio.CancelledError
+        return TrialEnd(record, self._infrastructure)
+
+    async def _contained(self) -> None:
+        """All phases; every error but cancellation becomes part of the record."""
+        task = self._plan.task.task
+        if task is None:
+            self._fail(Reason.TRIAL_FAILED, "TaskError", self._plan.task.problem or "the task cannot be run")
+            return
+        cap = self._cap_sec(task)
+        try:
+            async with asyncio.timeout(cap) as clock:
+                try:
+                    await self._phases(task)
+                except TimeoutError as error:
+                    # A time limit of something smaller; the cap's own arrives outside of this block.
+                    if not clock.expired():
+                        raise RuntimeError(f"something took too long: {error}") from error
+                    raise
+        except TimeoutError:
+            self._fail(
+                Reason.TRIAL_FAILED,
+                TrialWedged.__name__,
+                f"the trial hung: it was ended after {cap:g} s in phase {self._progress.phase}",
+            )
+        except EnvironmentStartTimeout as error:
+            self._infrastructure = True
+            self._fail(Reason.ENVIRONMENT_START_TIMEOUT, "EnvironmentStartTimeoutError", str(error), error)
+        except (EnvironmentStartError, EnvironmentLost) as error:
+            self._infrastructure = not isinstance(error, EnvironmentUnsupported)
+            self._fail(Reason.TRIAL_FAILED, type(error).__name__, str(error), error)
+        except Exception as error:
+            self._fail(Reason.TRIAL_FAILED, type(error).__name__, str(error) or repr(error), error)
+
+    async def _phases(self, task: Task) -> None:
+        environment = await self._start(task)
+        agent_timeout = task.config.agent.timeout_sec
+        if agent_timeout is not None:
+            agent_timeout *= self._context.config.factor("agent")
+        verify = await self._run_agent(task, environment, agent_timeout)
+        await self._check_alive(task, environment)
+        await self._collect(task, environment)
+        if verify:
+            await self._verify(task, environment)
+
+    async def _start(self, task: Task) -> Environment:
+        self._enter(PHASE_ENVIRONMENT)
+        timing = self._results.begin("environment_setup")
+        try:
+            name = self._plan.trial_name
+            if self._progress.retries:
+                name = f"{name}-r{self._progress.retries}"
+            labels = {"job": str(self._context.job_id), "trial": self._plan.trial_name}
+            factor = self._context.config.factor("build")
+            spec = environment_spec(task, name, build_factor=factor, labels=labels)
+            environment = self._environment = create_environment(
+                self._context.environment_kind, spec, settings=self._context.docker
+            )
+            await environment.start()
+            self._results.image = environment.image
+            self._log(f"environment up: {environment.kind}, {environment.image}")
+            if task.config.environment.healthcheck is not None:
+                await wait_healthy(environment, task.config.environment.healthcheck)
+            return environment
+        finally:
+            timing.finished_at = utc_now()
+
+    async def _run_agent(self, task: Task, environment: Environment, timeout_sec: float | None) -> bool:
+        """Run the agent; True where what it left is to be verified."""
+        self._enter(PHASE_AGENT)
+        config = self._context.config
+        self._model = self._context.model.open(self._plan.trial_name)
+        self._progress.usage = self._model.usage
+        extra = dict(config.agent_kwargs)
+        if task.config.environment.skills_dir is not None:
+            extra.setdefault("skills_dir", task.config.environment.skills_dir)
+        agent = self._context.agent.create(
+            task,
+            environment=environment,
+            logs_dir=self._files.agent,
+            variables=self._model.variables,
+            extra=extra,
+        )
+        outcome = await agent.run(
+            task.instruction,
+            setup_timeout_sec=config.setup_timeout_sec * config.factor("setup"),
+            timeout_sec=timeout_sec,
+        )
+        policy = classify_outcome(config.rules, outcome, timeout_sec=timeout_sec)
+        self._results.add_outcome(outcome, policy)
+        self._log(f"agent ended: {outcome.kind}" + (f": {policy.error}" if policy.error else ""))
+        if outcome.traceback:
+            self._write_exception(outcome.traceback)
+        if policy.exception_type is not None and not policy.verify:
+            self._log(f"not verified under the rules of {config.rules}")
+        return policy.verify
+
+    async def _check_alive(self, task: Task, environment: Environment) -> None:
+        out_of_memory = await environment.oom_killed()
+        if out_of_memory:
+            limit = task.config.environment.memory_mb
+            words = f" (limit {limit} MiB)" if limit else ""
+            self._results.mark(
+                "oom_killed", f"the kernel killed a process of the task for want of memory{words}"
+            )
+        if await environment.is_alive():
+            return
+        if out_of_memory:
+            raise ContainerDied("the task's container ran out of memory and ended")
+        raise EnvironmentLost("the task's environment went away while the agent ran")
+
+    async def _collect(self, task: Task, environment: Environment) -> None:
+        self._enter(PHASE_COLLECT)
+        for hook in task.config.verifier.collect:
+            try:
+                result = await environment.exec(hook.command, timeout_sec=hook.timeout_sec, user=hook.user)
+                self._log(f"collect hook `{hook.command}` ended with exit code {result.return_code}")
+            except RuntimeError as error:
+                self._log(f"collect hook `{hook.command}` failed: {error}")
+        await self._bring_logs(environment, COLLECT_SEC)
+        await self._bounded(
+            collect_artifacts(environment, task.config.artifacts, self._files.artifacts, self._log),
+            COLLECT_SEC,
+            "artifacts",
+        )
+
+    async def _verify(self, task: Task, environment: Environment) -> None:
+        self._enter(PHASE_VERIFIER)
+        timing = self._results.begin("verifier")
+        try:
+            wanted = task.config.verifier
+            verifier = Verifier(
+                task,
+                environment,
+                self._files.verifier,
+                timeout_sec=wanted.timeout_sec * self._context.config.factor("verifier"),
+                env=resolve_env(
+                    wanted.env, path=task.config_path, table="verifier.env", host=host_variables()
+                ),
+                log=self._log,
+            )
+            verdict = await verifier.run()
+        finally:
+            timing.finished_at = utc_now()
+        self._results.add_verdict(verdict)
+        score = "none" if verdict.rewards is None else f"{verdict.rewards.score:g}"
+        self._log(f"reward: {score}" + (f" ({verdict.error})" if verdict.error else ""))
+
+    async def _stop(self, limit_sec: float) -> None:
+        if self._model is not None:
+            await self._model.finish(CANCELLED_BOOKING_SEC if self._results.cancelled else BOOKING_SEC)
+            self._results.metered = self._model.usage()
+        environment = self._environment
+        if environment is not None:
+            if self._results.cancelled:
+                await self._bring_logs(environment, CANCELLED_COLLECT_SEC)
+            self._enter(PHASE_STOP)
+            await self._bounded(environment.stop(), limit_sec, "stopping the environment")
+
+    async def _bring_logs(self, environment: Environment, limit_sec: float) -> None:
+        async def bring() -> None:
+            for name in await merge_agent_logs(environment, self._files.agent):
+                self._log(f"/logs/agent/{name} left out: the agent's own file of that name is kept")
+
+        await self._bounded(bring(), limit_sec, "the agent's logs in the container")
+
+    async def _bounded(self, work: Awaitable[None], limit_sec: float, what: str) -> None:
+        """Something that must neither hold nor fail the trial; what goes wrong is logged."""
+        try:
+            await asyncio.wait_for(work, limit_sec)
+        except TimeoutError:
+            self._log(f"{what}: given up after {limit_sec:g} s")
+        except Exception as error:
+            self._log(f"{what}: {type(error).__name__}: {error}")
+
+    def _cap_sec(self, task: Task) -> float:
+        config, limits = self._context.config, task.config
+        agent = limits.agent.timeout_sec
+        return (
+            limits.environment.build_timeout_sec * config.factor("build")
+            + config.setup_timeout_sec * config.factor("setup")
+            + (UNLIMITED_AGENT_SEC if agent is None else agent * config.factor("agent"))
+            + limits.verifier.timeout_sec * config.factor("verifier")
+            + sum(hook.timeout_sec for hook in limits.verifier.collect)
+            + CAP_SLACK_SEC
+        )
+
+    def _enter(self, phase: str) -> None:
+        self._progress.phase = phase
+        self._log(f"phase: {phase}")
+
+    def _fail(self, reason: Reason, kind: str, message: str, error: BaseException | None = None) -> None:
+        shown = self._context.redact(message)
+        trace = "".join(traceback.format_exception(error)) if error is not None else ""
+        self._results.fail(reason, kind, shown, self._context.redact(trace))
+        self._log(f"failed: {kind}: {shown}")
+        self._write_exception(trace or f"{kind}: {shown}\n")
+
+    def _write_exception(self, text: str) -> None:
+        write_atomically(self._files.exception, self._context.redact(text))
+
+    def _write(self) -> TrialRecord:
+        """Our record first, Harbor's result last: a trial with a result.json has ended and is whole."""
+        record = self._results.record(retries=self._progress.retries)
+        write_model(self._files.record, record)
+        write_model(self._files.result, self._results.result(uuid4()))
+        return record
+
+
+class TrialLog:
+    """`trial.log`. Writing never raises: a full disk must not change a verdict."""
+
+    def __init__(self, path: Path, redact: Callable[[str], str] = lambda text: text) -> None:
+        self._path = path
+        self._redact = redact
+
+    def __call__(self, message: str) -> None:
+        """Append one line; line breaks in it are kept visible."""
+        line = self._redact(message.replace("\r", "\\r").replace("\n", "\\n"))
+        if len(line) > _MAX_LOG_LINE:
+            line = f"{line[:_MAX_LOG_LINE]}… ({len(line) - _MAX_LOG_LINE} characters more)"
+        stamp = utc_now().strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        try:
+            with self._path.open("a", encoding="utf-8", errors="replace") as stream:
+                stream.write(f"{stamp} {line}\n")
+        except OSError:
+            pass

@@ -1,0 +1,391 @@
+"""The pages over HTTP: what they show, and that what agents wrote stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runner.pages.plots import CostPoint, PhaseRow, context_size, reward_against_cost, time_by_phase
+from runner.pages.render import render
+from runner.pages.report import make_report
+from runner.pages.views import trial_page
+from tests.runner.pages.report_helpers import environ, model_call, viewing, write_job
+
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    '"><img src=x onerror="window.hacked=1">',
+    "'><svg onload=window.hacked=1>",
+    "</script><script>window.hacked=1</script>",
+    "</pre></main></body><script>window.hacked=1</script>",
+    "javascript:window.hacked=1",
+    "{{ 7 * 7 }}{% raw %}",
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07",
+    "\u202e gnp.exe \u2066",
+    "NUL\x00 \ud800 lone",
+    "a" * 1_000_000,
+]
+
+
+class Parsed(HTMLParser):
+    """A page's tags with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def links(self) -> list[str]:
+        return [value for tag, attrs in self.tags if tag == "a" and (value := attrs.get("href"))]
+
+
+def check_harmless(page: str, *, scripts: int = 1) -> None:
+    """No tag, no handler, no address but the page's own."""
+    parsed = Parsed(page)
+    tags = [tag for tag, _ in parsed.tags]
+    assert tags.count("script") == scripts and "img" not in tags and "iframe" not in tags
+    for tag, attrs in parsed.tags:
+        assert not [name for name in attrs if name.startswith("on")], (tag, attrs)
+        for name in ("href", "src", "action"):
+            value = attrs.get(name)
+            assert value is None or value.startswith(("/", "#", "data:,")), (tag, value)
+    for odd in ("\x1b", "\u202e", "\u2066", "\x00"):
+        assert odd not in page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    jobs = tmp_path_factory.mktemp("jobs")
+    steps: list[dict[str, Any]] = [{"source": "user", "message": "Do it."}]
+    steps += [model_call(number, f"step {number}", f"output {number}") for number in range(1, 6)]
+    mark = {
+        "context_management": {
+            "type": "compaction",
+            "strategy": "prune",
+            "tokens_before": 9000,
+            "tokens_after": 400,
+        }
+    }
+    steps.insert(4, {"source": "system", "message": "Old outputs were cleared.", "extra": mark})
+    write_job(jobs / "first", ("alpha", "beta"), attempts=2, steps=steps, output="all tests passed\n")
+    other = [*steps[:3], model_call(9, "another way", "other output"), *steps[4:]]
+    write_job(
+        jobs / "second",
+        ("alpha", "gamma"),
+        steps=other,
+        record={"passed": False, "reward": 0.0, "timed_out": True},
+    )
+    write_job(
+        jobs / "hostile",
+        HOSTILE[:5],
+        steps=[
+            model_call(number, text, text, reasoning_content=text, source=text[:20] or "agent")
+            for number, text in enumerate(HOSTILE, 1)
+        ],
+        record={
+            "error": HOSTILE[0],
+            "error_type": HOSTILE[1],
+            "notes": HOSTILE[:9],
+            "status": "errored",
+            "reward": None,
+        },
+        output="".join(HOSTILE[:9]),
+    )
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def pages(folder: Path):
+    with viewing("-o", folder) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+def test_the_list_has_every_job_and_says_where_no_model_thought(pages: httpx.Client) -> None:
+    page = Parsed(pages.get("/").text)
+    assert {"/jobs/first", "/jobs/second", "/jobs/hostile"} <= set(page.links())
+    assert "scripted" in page.text and "4 / 4" not in page.text and "2 / 4" in page.text
+
+
+def test_a_job_shows_rewards_by_task_and_attempt_and_where_they_come_from(pages: httpx.Client) -> None:
+    answer = pages.get("/jobs/first")
+    page = Parsed(answer.text)
+    text = re.sub(r"\s+", " ", page.text)
+    for words in (
+        "alpha",
+        "beta",
+        "Attempt 1",
+        "Attempt 2",
+        "passed",
+        "not passed",
+        "pass@1",
+        "Cost",
+        "$0.1000",
+        "50%",
+    ):
+        assert words in text, words
+    assert "No model thought here." in text
+    for title in ("Reward against cost", "Time by phase"):
+        assert f">{title}</title>" in answer.text
+
+
+def test_timed_out_and_errored_are_told_apart_in_words(pages: httpx.Client) -> None:
+    assert "timed out" in Parsed(pages.get("/jobs/second").text).text
+    assert "errored" in Parsed(pages.get("/jobs/hostile").text).text
+
+
+def test_a_trial_shows_every_step_with_tokens_cost_and_what_was_pruned(pages: httpx.Client) -> None:
+    answer = pages.get("/jobs/first/trials/trial-0-1__abcdefg")
+    page = Parsed(answer.text)
+    text = re.sub(r"\s+", " ", page.text)
+    assert [
+        attrs["id"]
+        for tag, attrs in page.tags
+        if tag == "li" and "step" in (attrs.get("class") or "").split()
+    ] == [f"step-{number}" for number in range(1, 8)]
+    for words in (
+        "output 5",
+        "2,000 in (1,000 cached), 20 out, $0.0010",
+        "context pruned: 9,000 → 400 tokens",
+        "all tests passed",
+    ):
+        assert words in text, words
+    assert ">Size of the context</title>" in answer.text and "pruned 1 time" in answer.text
+    assert "Reasoning" in text and '<details id="step-3-reasoning">' in answer.text
+
+
+def test_its_files_come_as_downloads_and_never_as_pages(pages: httpx.Client, folder: Path) -> None:
+    page = Parsed(pages.get("/jobs/first/trials/trial-0-1__abcdefg").text)
+    (link,) = [link for link in page.links() if link.endswith("trajectory.json")]
+    answer = pages.get(link)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert (
+        answer.content == (folder / "first" / "trial-0-1__abcdefg" / "agent" / "trajectory.json").read_bytes()
+    )
+
+
+def test_two_jobs_side_by_side_say_what_changed_and_where_the_runs_part(pages: httpx.Client) -> None:
+    page = Parsed(pages.get("/compare", params={"a": "first", "b": "second"}).text)
+    text = re.sub(r"\s+", " ", page.text)
+    assert "1 of 1 results changed" in text and "step 4" in text and "only in one" in text
+    assert "/jobs/first/trials/trial-0-1__abcdefg#step-4" in page.links()
+    same = Parsed(pages.get("/compare", params={"a": "first", "b": "first"}).text).text
+    assert "0 of 4 results changed" in same and "nowhere: the same steps" in same
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/jobs/hostile", "/compare?a=hostile&b=hostile", "/jobs/%3Cscript%3E", "/compare?a=%22%3E"]
+)
+def test_what_agents_wrote_stays_text(pages: httpx.Client, path: str) -> None:
+    answer = pages.get(path)
+    check_harmless(answer.text)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_what_agents_wrote_stays_text_in_every_trial(pages: httpx.Client, number: int) -> None:
+    answer = pages.get(f"/jobs/hostile/trials/trial-{number}-1__abcdefg")
+    assert answer.status_code == 200
+    check_harmless(answer.text)
+    assert "&lt;script&gt;window.hacked" in answer.text and "{{ 7 * 7 }}" in answer.text
+    assert "⟨U+202E⟩" in answer.text and "characters left out" in answer.text
+    assert len(answer.text) < 700_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/jobs/%2e%2e",
+        "/jobs/..%2f..%2fetc",
+        "/jobs/first%00",
+        "/jobs/.service",
+        "/jobs/first/trials/nothing",
+        "/jobs/first/trials/trial-0-1__abcdefg/files/../../../lock.json",
+        "/jobs/first/trials/trial-0-1__abcdefg/files/%2e%2e/%2e%2e/lock.json",
+        "/jobs/first/trials/trial-0-1__abcdefg/files//etc/passwd",
+        "/jobs/first/trials/%2e%2e/files/second/lock.json",
+        "/jobs/first/trials/trial-0-1__abcdefg/files/agent",
+        "/static/../web.py",
+        "/static/%2e%2e%2fweb.py",
+        "/nothing",
+    ],
+)
+def test_no_name_leads_out_of_the_folder(pages: httpx.Client, path: str) -> None:
+    request = pages.build_request("GET", "/")
+    request.url = request.url.copy_with(raw_path=path.encode())
+    answer = pages.send(request)
+    assert answer.status_code == 404
+    check_harmless(answer.text)
+
+
+def test_links_that_an_agent_left_are_followed_nowhere(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "jobs" / "job", steps=[model_call(1, "a", "b")])
+    (tmp_path / "secret").write_text("the secret")
+    trial = job / "trial-0-1__abcdefg"
+    (trial / "agent" / "trajectory.json").unlink()
+    (trial / "agent" / "trajectory.json").symlink_to(tmp_path / "secret")
+    (trial / "agent" / "link").symlink_to(tmp_path)
+    (trial / "verifier" / "test-stdout.txt").unlink()
+    (trial / "verifier" / "test-stdout.txt").symlink_to(tmp_path / "secret")
+    with viewing("-o", job.parent) as url:
+        base = f"{url}/jobs/job/trials/trial-0-1__abcdefg"
+        page = httpx.get(base).text
+        assert "the secret" not in page and "agent/link" not in page
+        assert httpx.get(f"{base}/files/agent/link/secret").status_code == 404
+        assert httpx.get(f"{base}/files/agent/trajectory.json").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b'{"steps": 7}',
+        b'{"steps": [1, null, {"source": 3, "tool_calls": {"a": 1}, "metrics": [], "observation": "x"}]}',
+        b'{"steps": [{"metrics": {"prompt_tokens": "x", "cost_usd": 9e999}, "tool_calls": [3]}]}',
+        b'{"steps": [{"message": [{"type": "text", "text": "part"}, {"type": "image"}]}]}',
+        b"[" * 100_000,
+        b'{"steps": [{"message": "\\ud800"}]}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_trajectory_that_is_none_is_no_error_of_ours(tmp_path: Path, written: bytes) -> None:
+    job = write_job(tmp_path / "job")
+    (job / "trial-0-1__abcdefg" / "agent" / "trajectory.json").write_bytes(written)
+    page = render("trial.html", api=False, trial=trial_page(job, "trial-0-1__abcdefg"))
+    check_harmless(page)
+    page.encode()
+
+
+def test_a_running_job_is_live_and_says_what_runs_and_what_waits(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "jobs" / "job", ("a", "b", "c"), ended=1, status="running")
+    (job / "trial-1-1__abcdefg" / "agent").mkdir(parents=True)
+    (job / "trial-1-1__abcdefg" / "trial.log").write_text("phase: environment\nphase: agent\n")
+    with viewing("-o", job.parent) as url:
+        page = httpx.get(f"{url}/jobs/job").text
+        assert "data-live" in page and "running: agent" in re.sub(r"\s+", " ", Parsed(page).text)
+        assert "waiting" in Parsed(page).text
+        assert "data-live" in httpx.get(f"{url}/jobs/job/trials/trial-1-1__abcdefg").text
+        assert "data-live" not in httpx.get(f"{url}/jobs/job/trials/trial-0-1__abcdefg").text
+
+
+def test_a_folder_that_cannot_be_read_is_a_row_and_a_page(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "broken").mkdir(parents=True)
+    (tmp_path / "jobs" / "broken" / "capstan.json").write_text("{")
+    with viewing("-o", tmp_path / "jobs") as url:
+        assert "cannot be read" in httpx.get(url).text
+        assert httpx.get(f"{url}/jobs/broken").status_code == 404
+
+
+def test_jobs_can_be_named_and_nothing_else_is_shown(folder: Path) -> None:
+    with viewing(folder / "first") as url:
+        links = Parsed(httpx.get(url).text).links()
+        assert [link for link in links if link.startswith("/jobs")] == ["/jobs/first"]
+        assert httpx.get(f"{url}/jobs/second").status_code == 404
+
+
+def test_a_report_is_one_file_that_asks_nobody(tmp_path: Path, folder: Path) -> None:
+    for name in ("first", "hostile"):
+        text = make_report(folder / name)
+        parsed = Parsed(text)
+        policy = next(a["content"] for t, a in parsed.tags if t == "meta" and a.get("http-equiv"))
+        assert policy is not None and "sha256-" in policy and "unsafe" not in policy
+        for tag, attrs in parsed.tags:
+            for key in ("href", "src"):
+                value = attrs.get(key)
+                assert value is None or value.startswith(("#", "data:,")), (tag, value)
+        assert text.count("<script") == 1
+
+
+def test_a_report_of_89_tasks_is_small_and_says_what_it_cut(tmp_path: Path) -> None:
+    steps = [model_call(number, f"command {number}", f"line {number}\n" * 2000) for number in range(1, 61)]
+    job = write_job(
+        tmp_path / "job", [f"task-{number}" for number in range(89)], steps=steps, output="x" * 30_000
+    )
+    began = time.monotonic()
+    text = make_report(job)
+    assert len(text.encode()) < 2_000_000
+    assert "characters left out" in text and "steps are left out here" in text
+    assert text.count('class="trial"') == 89
+    assert time.monotonic() - began < 100
+
+
+def test_a_report_of_very_many_trials_is_small_too(tmp_path: Path) -> None:
+    steps = [model_call(number, f"command {number}", "output\n" * 200) for number in range(1, 8)]
+    job = write_job(tmp_path / "job", [f"task-{number}" for number in range(89)], attempts=12, steps=steps)
+    text = make_report(job)
+    assert len(text.encode()) < 3_000_000 and "Its steps are left out" in text
+
+
+def test_plots_are_drawings_and_nothing_else() -> None:
+    hostile = "<script>alert(1)</script>\"'&"
+    drawn = [
+        reward_against_cost(
+            [CostPoint(hostile, 0.1, 1.0), CostPoint(hostile, float("nan"), 0.0), CostPoint("b", 2, -1)]
+        ),
+        context_size([(n, n * 1000 % 70_000) for n in range(1, 3000)], [(50, "pruned"), (90, "trimmed")]),
+        time_by_phase(
+            [
+                PhaseRow(f"{hostile}{n}", {"agent": n, "verifier": float("inf") if n == 3 else 1})
+                for n in range(60)
+            ]
+        ),
+    ]
+    ids: list[str] = []
+    for svg in drawn:
+        root = ET.fromstring(svg)
+        assert len(svg) < 60_000 and root.get("role") == "img" and root.get("viewBox")
+        for element in root.iter():
+            assert element.tag.rpartition("}")[2] not in ("script", "style", "image", "a", "foreignObject")
+            assert not any(n.startswith("on") or n.endswith(("href", "style")) for n in element.attrib)
+            ids += [element.attrib["id"]] if "id" in element.attrib else []
+    assert len(ids) == len(set(ids))
+    assert reward_against_cost([]) == context_size([(1, 5)]) == time_by_phase([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("view", "-o", "nowhere"), "nowhere: no such folder"),
+        (("view", "nowhere"), "no job of this runner"),
+        (("report", "nowhere"), "no job of this runner"),
+        (("view", "-o", ".", "--port", "1", "--host", "203.0.113.1"), "cannot be bound"),
+    ],
+)
+def test_a_wrong_command_is_one_line(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", *arguments],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_report_command_writes_the_file_and_says_how_large_it_is(tmp_path: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "runner", "report", str(folder / "first"), "-o", "out.html"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ(), capture_output=True, text=True, check=True)
+    size = (tmp_path / "out.html").stat().st_size
+    assert done.stdout == f"out.html: {size:,} bytes\n"
+    assert json.loads((folder / "first" / "result.json").read_text())
