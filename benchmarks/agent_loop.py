@@ -63,7 +63,7 @@ def script(steps: int) -> str:
 async def scripted_model(folder: Path, steps: int) -> AsyncIterator[dict[str, str]]:
     (folder / "long.toml").write_text(script(steps), encoding="utf-8")
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "runner.relay", "--script", str(folder / "long.toml")),
+        *(sys.executable, "-m", "runner", "model", "--script", str(folder / "long.toml")),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )

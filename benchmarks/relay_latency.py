@@ -140,7 +140,7 @@ async def measure(calls: int) -> Table:
         script.write_text(SCRIPT.format(text="The build is green and the tests pass. " * 31))
         socket_path = Path(folder) / "relay.sock"
         async with (
-            child("-m", "runner.relay", "--script", str(script)) as (far, far_key),
+            child("-m", "runner", "model", "--script", str(script)) as (far, far_key),
             child(__file__, "--child", far, far_key, str(socket_path)) as (near, near_key),
             _client(far_key) as direct_client,
             _client(near_key) as tcp_client,

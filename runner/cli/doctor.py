@@ -85,7 +85,8 @@ def cleanup(
 ) -> None:
     """Remove what killed runners left behind.
 
-    These are containers, networks, volumes, sandboxes and folders. What belongs to a runner that still works is left alone. Every run does the same when it starts.
+    These are containers, networks, volumes, sandboxes and folders. What belongs to a runner that
+    still works is left alone. Every run does the same when it starts.
     """
     import asyncio
 

@@ -27,7 +27,8 @@ def model(
 ) -> None:
     """Serve a scripted or replayed model.
 
-    It speaks DeepSeek's protocol and plays a script or a cassette; no LLM is called. Prints the address and the key to point a client at.
+    It speaks DeepSeek's protocol and plays a script or a cassette; no LLM is called. Prints the
+    address and the key for a client.
     """
     import asyncio
     import contextlib

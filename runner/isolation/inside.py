@@ -62,7 +62,7 @@ class OuterRelay(LiveUpstream):
         )
         self.mode = mode
         self.tokens: dict[str, str] = {}
-        """The account of the try under way, by the trial's name."""
+        """The account of the next try of each trial, by the trial's name. It serves one try."""
         self._scripted = scripted
         self._of_run: dict[str, str] = {}
 
@@ -76,7 +76,7 @@ class OuterRelay(LiveUpstream):
     def key_for(self, request: ModelRequest) -> str:
         """Return the token of the run. A run is one try of a trial and is called `<number>-<trial>`."""
         if request.run not in self._of_run:
-            token = self.tokens.get(request.run.partition("-")[2])
+            token = self.tokens.pop(request.run.partition("-")[2], None)
             if token is None:
                 raise ApiError(401, "the outer relay has no account for this run", code="relay_account")
             self._of_run[request.run] = token

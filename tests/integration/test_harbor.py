@@ -32,7 +32,7 @@ def compose() -> None:
 @pytest.fixture(scope="module")
 def model() -> Iterator[dict[str, str]]:
     """The scripted model in a process of its own: the variables for an agent on this host."""
-    command = [sys.executable, "-m", "runner.relay", "--script", "examples/scripts"]
+    command = [sys.executable, "-m", "runner", "model", "--script", "examples/scripts"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         lines = [server.stdout.readline() for _ in range(3)]

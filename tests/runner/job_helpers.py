@@ -5,6 +5,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from runner.environments.docker import DockerSettings
+from runner.executors import open_executor
+from runner.jobs import JobHost
+
+HOST = JobHost(open_executor=open_executor, docker=DockerSettings())
+
 DOCKERFILE = "FROM debian:bookworm-slim\nWORKDIR /app\n"
 PASS_WHEN_DONE = """#!/bin/sh
 if [ -f /app/done ]; then echo 1 > /logs/verifier/reward.txt; else echo 0 > /logs/verifier/reward.txt; fi
@@ -50,6 +56,12 @@ def write_agent(folder: Path, run_body: str, *, before: str = "", extra: str = "
         f"""import asyncio
 import os
 from pathlib import Path
+
+from runner.environments.docker import DockerSettings
+from runner.executors import open_executor
+from runner.jobs import JobHost
+
+HOST = JobHost(open_executor=open_executor, docker=DockerSettings())
 
 {before}
 

@@ -76,7 +76,7 @@ def run(*arguments: str | Path, variables: Mapping[str, str] | None = None) -> E
 def scripted_model(script: Path) -> Iterator[dict[str, str]]:
     """A scripted model behind real HTTP on loopback, for `live` and `record` to call; its variables."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "runner.relay", "--script", str(script)],
+        [sys.executable, "-m", "runner", "model", "--script", str(script)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -76,7 +76,8 @@ def write_job(
         config_digest=config.identity_digest(),
         environment_kind="sandbox",
         tasks=[
-            PlannedTask(name=name, path=f"/tasks/{number}", dataset="set") for number, name in enumerate(tasks)
+            PlannedTask(name=name, path=f"/tasks/{number}", dataset="set")
+            for number, name in enumerate(tasks)
         ],
         trials=trials,
     )

@@ -10,11 +10,11 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay_helpers import TOOLS, ask, script, streamed
 
 from runner.relay import CassetteError, LiveUpstream, RecordUpstream, Relay, ReplayUpstream
 from runner.relay.cassette import Cassette, first_difference
 from runner.scripted import ScriptUpstream
+from tests.runner.relay_helpers import TOOLS, ask, script, streamed
 
 CALL = {"name": "shell_command", "arguments": {"command": "printf 'é😀'"}}
 TURNS = [{"reasoning": "think — 想", "tool_calls": [CALL], "faults": [{"status": 503}]}, {"content": "done"}]

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from relay_helpers import ask, events, joined, script, streamed
 
 from runner.relay.forwarder import Forwarder
 from runner.scripted import ScriptUpstream
+from tests.runner.relay_helpers import ask, events, joined, script, streamed
 
 FILE = Path("runner/relay/forwarder.py").resolve()
 
@@ -75,7 +75,7 @@ async def test_bad_address(listen: str) -> None:
 async def test_the_command_says_that_the_model_is_scripted(tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text('closing = "hi"\n')
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "runner.relay", "--script", str(tmp_path)), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-m", "runner", "model", "--script", str(tmp_path)), stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None

@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from relay_helpers import MODEL, TOOLS, ask, events, joined, script, streamed
 
 from runner.relay import LiveUpstream, ModelRequest, Relay, Upstream, UpstreamResponse
 from runner.relay.wire import JSON_HEADERS, SSE_HEADERS, whole_response
 from runner.scripted import Reply, ScriptUpstream
+from tests.runner.relay_helpers import MODEL, TOOLS, ask, events, joined, script, streamed
 
 SATURDAY = datetime(2026, 1, 3, 12, tzinfo=UTC)  # off-peak
 KEY = "sk-the-real-key-0123456789abcdef"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from runner.jobs import (
     Job,
     JobBusy,
     JobChanged,
+    JobContext,
     JobDirectory,
     JobError,
     JobObserver,
@@ -24,13 +25,14 @@ from runner.jobs import (
     create_job,
     resume_job,
 )
+from runner.jobs.results import JobResultWriter
 from runner.jobs.lock import make_lock, read_lock
 from runner.jobs.tasks import load_tasks
 from runner.results import TrialRecord
 from runner.results.harbor import JobConfig, JobResult
 from runner.results.scoring import JobSummary
 from runner.tasks import TaskError
-from tests.runner.job_helpers import write_task
+from tests.runner.job_helpers import HOST, write_task
 
 FAILS_TO_START = "FROM debian:bookworm-slim\nWORKDIR /app\nCOPY missing /app/\n"
 
@@ -43,15 +45,18 @@ class Seen(JobObserver):
         self.retries: list[str] = []
         self.most_running = 0
         self.order: list[tuple[str, int]] = []
-        self.job: Job | None = None
+        self.context: JobContext | None = None
+        self.results: JobResultWriter | None = None
+        self.running: Mapping[str, TrialProgress] = {}
 
-    def job_started(self, job: Job) -> None:
-        self.job = job
+    def job_started(
+        self, context: JobContext, results: JobResultWriter, running: Mapping[str, TrialProgress]
+    ) -> None:
+        self.context, self.results, self.running = context, results, running
 
     def trial_started(self, progress: TrialProgress) -> None:
-        assert self.job is not None
-        self.order.append((progress.plan.task_name, progress.plan.attempt))
-        self.most_running = max(self.most_running, len(self.job.running))
+        self.order.append((progress.plan.task.name, progress.plan.attempt))
+        self.most_running = max(self.most_running, len(self.running))
 
     def trial_retried(self, progress: TrialProgress, record: TrialRecord, wait_sec: float) -> None:
         self.retries.append(str(record.error))
@@ -73,7 +78,7 @@ def settings(folder: Path, tasks: Sequence[Path] | Path, **more: Any) -> RunConf
 
 
 async def run(config: RunConfig, observer: JobObserver | None = None) -> tuple[JobSummary, Job]:
-    async with create_job(config, Secrets(), observer) as job:
+    async with create_job(config, Secrets(), HOST, observer) as job:
         return await job.run(), job
 
 
@@ -96,19 +101,19 @@ def test_attempts_are_outside_and_tasks_inside_with_names_of_their_own(tmp_path:
 async def test_a_job_leaves_files_that_add_up(tmp_path: Path) -> None:
     seen = Seen()
     summary, job = await run(settings(tmp_path, dataset(tmp_path / "set", "a", "b"), attempts=2), seen)
-    root = job.parts.directory.root
+    root = job.context.directory.root
     assert summary.score == 1 and summary.n_passed == 4 and summary.result.status == "completed"
     assert summary.pass_at_k == {1: 1.0, 2: 1.0}
     result = JobResult.model_validate_json((root / "result.json").read_bytes())
     assert result.finished_at is not None and result.finished_at.tzinfo is None
     assert result.stats.n_completed_trials == 4 and result.stats.n_pending_trials == 0
     assert result.stats.evals["oracle__set"].reward_stats["reward"][1.0] == [
-        record.trial_name for record in job.books.records
+        record.trial_name for record in job.results.records
     ]
     config = JobConfig.model_validate_json((root / "config.json").read_bytes())
     assert config.n_attempts == 2 and len(config.tasks) == 2
     assert sorted(p.name for p in root.iterdir() if p.is_dir()) == sorted(
-        t.trial_name for t in job.parts.lock.trials
+        t.trial_name for t in job.context.lock.trials
     )
     assert "ended: reward 1.0" in (root / "job.log").read_text()
 
@@ -129,11 +134,11 @@ async def test_a_broken_task_is_an_errored_trial_and_disturbs_nobody(tmp_path: P
     summary, job = await run(settings(tmp_path, tasks, attempts=2), seen)
     assert (summary.n_total, summary.n_passed, summary.n_errored) == (4, 2, 2)
     assert summary.score == 0.5 and summary.result.status == "failed"
-    broken = [record for record in job.books.records if record.errored]
+    broken = [record for record in job.results.records if record.errored]
     assert {record.task_name for record in broken} == {"bad"}
     assert all("timeout_sec" in str(record.error) for record in broken)
     assert any("timeout_sec" in note for note in seen.notes)
-    listed = JobDirectory(job.parts.directory.root)
+    listed = JobDirectory(job.context.directory.root)
     assert all(listed.trial(record.trial_name).result.is_file() for record in broken)
 
 
@@ -142,8 +147,8 @@ async def test_an_environment_that_fails_is_tried_again_and_the_evidence_is_kept
     write_task(tasks / "bad", dockerfile=FAILS_TO_START)
     seen = Seen()
     summary, job = await run(settings(tmp_path, tasks, max_retries=2), seen)
-    root = job.parts.directory.root
-    record = next(r for r in job.books.records if r.task_name == "bad")
+    root = job.context.directory.root
+    record = next(r for r in job.results.records if r.task_name == "bad")
     assert record.errored and record.retries == 2 and len(seen.retries) == 2
     assert record.set_aside == [f"set-aside/{record.trial_name}.{n}" for n in (1, 2)]
     for place in record.set_aside:
@@ -163,7 +168,7 @@ async def test_an_environment_that_recovers_gives_a_result(tmp_path: Path) -> No
 
     seen = Mends()
     summary, job = await run(settings(tmp_path, task, max_retries=3), seen)
-    record = job.books.records[0]
+    record = job.results.records[0]
     assert record.passed and record.retries == 1 and len(record.set_aside) == 1
     assert summary.result.status == "completed"
 
@@ -173,17 +178,17 @@ async def test_an_agents_failure_is_never_tried_again(tmp_path: Path) -> None:
     (task / "solution" / "solve.sh").unlink()
     seen = Seen()
     summary, job = await run(settings(tmp_path, task, max_retries=3), seen)
-    assert summary.n_errored == 1 and not seen.retries and job.books.records[0].retries == 0
+    assert summary.n_errored == 1 and not seen.retries and job.results.records[0].retries == 0
 
 
-async def interrupt(config: RunConfig, after: int) -> Job:
+async def interrupt(config: RunConfig, after: int) -> tuple[Path, list[TrialRecord]]:
     """Start a job and cancel it once `after` trials have ended."""
     ended = asyncio.Event()
 
     class Watch(Seen):
         def trial_ended(self, record: TrialRecord) -> None:
-            assert self.job is not None
-            if len(self.job.books.records) >= after:
+            assert self.results is not None
+            if len(self.results.records) >= after:
                 ended.set()
 
     watch = Watch()
@@ -193,8 +198,8 @@ async def interrupt(config: RunConfig, after: int) -> Job:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 15)
-    assert watch.job is not None
-    return watch.job
+    assert watch.context is not None and watch.results is not None
+    return watch.context.directory.root, watch.results.records
 
 
 async def test_an_interrupted_job_says_so_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -203,10 +208,9 @@ async def test_an_interrupted_job_says_so_and_goes_on_where_it_stopped(tmp_path:
     slow = "#!/bin/sh\nsleep 60\ntouch /app/done\n"
     write_task(tasks / "slow", solution=slow)
     config = settings(tmp_path, tasks, concurrency=1)
-    job = await interrupt(config, after=2)
-    root = job.parts.directory.root
+    root, ended = await interrupt(config, after=2)
     assert json.loads((root / "capstan.json").read_text())["status"] == "interrupted"
-    cut = next(r for r in job.books.records + _records(root) if r.task_name == "slow")
+    cut = next(r for r in ended + _records(root) if r.task_name == "slow")
     assert cut.status == "cancelled" and cut.reason_code == "harbor_cancelled_error"
     before = {p: p.stat().st_mtime_ns for p in root.glob("[ab]__*/result.json")}
     assert len(before) == 2 and not marker.exists()
@@ -214,12 +218,12 @@ async def test_an_interrupted_job_says_so_and_goes_on_where_it_stopped(tmp_path:
     with pytest.raises(JobChanged, match="task slow has changed"):
         # Even a solution is part of the task: another one is another job.
         write_task(tasks / "slow")
-        async with resume_job(root, Secrets()):
+        async with resume_job(root, Secrets(), HOST):
             pass
     write_task(tasks / "slow", solution=slow)
     (tasks / "slow" / "solution" / "solve.sh").write_text(slow)
     seen = Seen()
-    async with resume_job(root, Secrets(), seen) as again:
+    async with resume_job(root, Secrets(), HOST, seen) as again:
         resumed = asyncio.create_task(again.run())
         await asyncio.sleep(1.0)
         assert [name for name, _ in seen.order] == ["slow"]
@@ -241,18 +245,18 @@ async def test_a_resumed_job_that_was_over_changes_nothing(tmp_path: Path) -> No
     seen = Seen()
     second, _ = await run(config, seen)
     assert seen.order == [] and second == first
-    assert len(list(job.parts.directory.root.glob("*__*"))) == 2
+    assert len(list(job.context.directory.root.glob("*__*"))) == 2
 
 
 async def test_a_half_trial_is_set_aside_and_run_again(tmp_path: Path) -> None:
     config = settings(tmp_path, write_task(tmp_path / "task"), job_name="half")
     _, job = await run(config)
-    name = job.books.records[0].trial_name
-    root = job.parts.directory.root
+    name = job.results.records[0].trial_name
+    root = job.context.directory.root
     (root / name / "result.json").unlink()
     summary, job = await run(config)
     assert summary.n_passed == 1 and summary.n_total == 1
-    record = job.books.records[0]
+    record = job.results.records[0]
     assert record.set_aside == [f"set-aside/{name}.1"]
     assert (root / "set-aside" / f"{name}.1" / "capstan.json").is_file()
 
@@ -261,11 +265,11 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task")
     config = settings(tmp_path, task, job_name="fixed")
     _, job = await run(config)
-    root = job.parts.directory.root
+    root = job.context.directory.root
 
     async def refused(given: RunConfig) -> str:
         with pytest.raises(JobChanged) as caught:
-            async with create_job(given, Secrets()):
+            async with create_job(given, Secrets(), HOST):
                 pass
         assert "\n" not in str(caught.value)
         return str(caught.value)
@@ -282,12 +286,12 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
 
 async def test_two_runners_do_not_work_in_one_folder(tmp_path: Path) -> None:
     config = settings(tmp_path, write_task(tmp_path / "task"), job_name="one")
-    async with create_job(config, Secrets()) as job:
+    async with create_job(config, Secrets(), HOST) as job:
         with pytest.raises(JobBusy, match="process id"):
-            async with resume_job(job.parts.directory.root, Secrets()):
+            async with resume_job(job.context.directory.root, Secrets(), HOST):
                 pass
         await job.run()
-    async with resume_job(job.parts.directory.root, Secrets()):
+    async with resume_job(job.context.directory.root, Secrets(), HOST):
         pass
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from runner.isolation.shared_dir import enter
+from runner.isolation import enter
 
 KNOCK = """
 import ctypes, os, subprocess, sys, threading

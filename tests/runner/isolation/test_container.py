@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.isolation.container import folder_mounts
+from runner.isolation.container import claim_store, folder_mounts
 from runner.isolation.image import BuildInputs
-from runner.isolation.store import claim_store
 from runner.jobs.errors import JobError
 
 
@@ -38,7 +37,7 @@ def test_the_build_context_is_always_the_same_bytes():
     assert context.getvalue() == inputs.context().getvalue()
     with tarfile.open(fileobj=context) as archive:
         names = set(archive.getnames())
-    assert {"Dockerfile", "runner.txt", "certificates.crt", "runner/dind/inside.py"} <= names
+    assert {"Dockerfile", "runner.txt", "certificates.crt", "runner/isolation/inside.py"} <= names
 
 
 def test_a_store_serves_one_run_at_a_time(tmp_path: Path):

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from relay_helpers import MODEL, TOOLS, ask, events, joined, script, streamed
 
 from runner.relay import ApiError, ModelRequest, Relay
 from runner.scripted import Reply, ReplyCall, ScriptError, ScriptUpstream, load_script, load_scripts
+from tests.runner.relay_helpers import MODEL, TOOLS, ask, events, joined, script, streamed
 
 TWO_TURNS = {
     "match": "hello",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from relay_helpers import TOOLS, ask, script
 
 from runner.scripted import ScriptUpstream
+from tests.runner.relay_helpers import TOOLS, ask, script
 
 USER = {"role": "user", "content": "say hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "shell_command", "arguments": "{}"}}

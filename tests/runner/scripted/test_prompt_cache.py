@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from relay_helpers import TOOLS, ask, script
 
 from runner.relay.tokens import TokenCounts
 from runner.scripted.prompt_cache import UNIT, PrefixCache
+from tests.runner.relay_helpers import TOOLS, ask, script
 
 LONG = "Read the configuration and report every value that differs from its default. " * 40
 COUNTS = TokenCounts()

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from relay_helpers import Served
 
 from runner.relay import Relay, Upstream
 from runner.scripted import ScriptFile, ScriptUpstream
+from tests.runner.relay_helpers import Served
 
 Serve = Callable[..., Any]
 

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from runner.jobs.limiter import Capacity, Limiter, Resources
 
 
-async def run_all(gate: Limiter, wanted: list[Resources], capacity: Capacity) -> tuple[list[int], int]:
+async def run_all(limiter: Limiter, wanted: list[Resources], capacity: Capacity) -> tuple[list[int], int]:
     """The order in which trials were admitted, and the most that ran at once; checks the bounds all along."""
     order: list[int] = []
     running: list[Resources] = []
     most = 0
 
-    async def trial(number: int, needs: Resources) -> None:
+    async def trial(number: int, resources: Resources) -> None:
         nonlocal most
-        async with gate.admit(needs):
+        await limiter.acquire(resources)
+        try:
             order.append(number)
-            running.append(needs)
+            running.append(resources)
             most = max(most, len(running))
             if len(running) > 1:
                 assert capacity.trials is None or len(running) <= capacity.trials
@@ -29,19 +30,21 @@ async def run_all(gate: Limiter, wanted: list[Resources], capacity: Capacity) ->
                 assert capacity.memory_mb is None or sum(n.memory_mb for n in running) <= capacity.memory_mb
             for _ in range(number % 3 + 1):
                 await asyncio.sleep(0)
-            running.remove(needs)
+            running.remove(resources)
+        finally:
+            limiter.release(resources)
 
     async with asyncio.TaskGroup() as group:
-        for number, needs in enumerate(wanted):
-            group.create_task(trial(number, needs))
+        for number, resources in enumerate(wanted):
+            group.create_task(trial(number, resources))
     return order, most
 
 
-needs = st.builds(Resources, cpus=st.sampled_from([0.5, 1.0, 2.0, 8.0]), memory_mb=st.sampled_from([64.0, 512.0]))
+resources = st.builds(Resources, cpus=st.sampled_from([0.5, 1.0, 2.0, 8.0]), memory_mb=st.sampled_from([64.0, 512.0]))
 
 
 @settings(max_examples=60)
-@given(st.lists(needs, max_size=20), st.integers(1, 5))
+@given(st.lists(resources, max_size=20), st.integers(1, 5))
 def test_bounds_hold_and_all_run_in_the_order_asked(wanted: list[Resources], cpus: int) -> None:
     capacity = Capacity(cpus=float(cpus), memory_mb=1024.0)
     order, _ = asyncio.run(run_all(Limiter(capacity), wanted, capacity))
@@ -56,13 +59,13 @@ async def test_a_number_that_was_asked_for_is_the_only_bound(trials: int) -> Non
 
 
 async def test_one_that_is_cancelled_while_it_waits_gives_way() -> None:
-    gate = Limiter(Capacity(trials=1))
-    await gate.acquire(Resources())
-    waiting = [asyncio.create_task(gate.acquire(Resources())) for _ in range(2)]
+    limiter = Limiter(Capacity(trials=1))
+    await limiter.acquire(Resources())
+    waiting = [asyncio.create_task(limiter.acquire(Resources())) for _ in range(2)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.sleep(0)
-    gate.release(Resources())
+    limiter.release(Resources())
     await asyncio.wait_for(waiting[1], 5)
 
 

@@ -14,7 +14,7 @@ from runner.config import RunConfig, Secrets
 from runner.jobs import create_job
 from runner.results import Reason, TrialRecord
 from runner.results.harbor import TrialResult
-from tests.runner.job_helpers import write_agent, write_task
+from tests.runner.job_helpers import HOST, write_agent, write_task
 
 DONE = 'await environment.exec("touch /app/done")'
 RunTrial = Callable[..., "Any"]
@@ -33,10 +33,10 @@ def run_trial(tmp_path: Path) -> RunTrial:
             "jobs_dir": str(tmp_path / "jobs"),
             "max_retries": 0,
         }
-        async with create_job(RunConfig(**(values | settings)), Secrets()) as job:
+        async with create_job(RunConfig(**(values | settings)), Secrets(), HOST) as job:
             await job.run()
-            record = job.books.records[0]
-            return record, job.parts.directory.root / record.trial_name
+            record = job.results.records[0]
+            return record, job.context.directory.root / record.trial_name
 
     return run
 
