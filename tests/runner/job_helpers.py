@@ -57,12 +57,6 @@ def write_agent(folder: Path, run_body: str, *, before: str = "", extra: str = "
 import os
 from pathlib import Path
 
-from runner.environments.docker import DockerSettings
-from runner.executors import open_executor
-from runner.jobs import JobHost
-
-HOST = JobHost(open_executor=open_executor, docker=DockerSettings())
-
 {before}
 
 class Agent:

@@ -18,7 +18,7 @@ from runner.cli.session import SAME_SIGNAL_SEC
 from runner.results.scoring import RESULT_PREFIX
 from tests.runner.job_helpers import write_agent, write_task
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SLOW = "#!/bin/sh\nsleep 60\ntouch /app/done\n"
 
 

@@ -93,7 +93,7 @@ async def test_a_dropped_stream_drops_again(serve: Any, tmp_path: Path) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         await served.post(streamed())
     await served.relay.finish_run(served.account.token)
-    assert [exchange.ended for exchange in Cassette.load(path).exchanges] == ["dropped"]
+    assert [call.ended for call in Cassette.load(path).calls] == ["dropped"]
     again = await serve(ReplayUpstream(path))
     with pytest.raises(httpx.RemoteProtocolError):
         await again.post(streamed())
@@ -104,9 +104,9 @@ async def test_recording_goes_on_after_a_torn_line(serve: Any, tmp_path: Path) -
     await record(serve, path)
     with path.open("ab") as file:
         file.write(b'{"digest": "cut sho')
-    assert len(Cassette.load(path).exchanges) == 5
+    assert len(Cassette.load(path).calls) == 5
     await record(serve, path)
-    assert len(Cassette.load(path).exchanges) == 10
+    assert len(Cassette.load(path).calls) == 10
 
 
 async def test_parallel_runs_into_one_cassette(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_parallel_runs_into_one_cassette(tmp_path: Path) -> None:
             return (await client.post(url, json=streamed(f"task {number}"), headers=headers)).status_code
 
         assert set(await asyncio.gather(*(one(number) for number in range(25)))) == {200}
-    assert len(Cassette.load(path).exchanges) == 25
+    assert len(Cassette.load(path).calls) == 25
 
 
 async def test_a_long_conversation_makes_a_cassette_of_its_own_size(serve: Any, tmp_path: Path) -> None:
