@@ -35,7 +35,9 @@ def main() -> None:
         path.write_bytes(report.data)
         print(f"{len(report.members)} files, {len(report.data):,} bytes")
         print("build             ", timed(lambda: build_zip(ROOT), ROUNDS))
-        print("static checks     ", timed(lambda: asyncio.run(check_submission(path, {}, drive=False)), ROUNDS))
+        print(
+            "static checks     ", timed(lambda: asyncio.run(check_submission(path, {}, drive=False)), ROUNDS)
+        )
         print("all, with two runs", timed(lambda: asyncio.run(check_submission(path, {})), 3))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +57,21 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def sandbox_processes() -> set[str]:
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return {line for line in listed.splitlines() if "bwrap" in line}
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A TMPDIR of the test's own, so that its sandboxes are told from those of tests that run beside it.
+
+    Every user may enter it, as the sandbox asks of the folder that holds its root.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cli-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sandbox_processes(temporary: Path) -> list[str]:
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if "bwrap" in line and str(temporary) in line]
 
 
 def two_tasks(folder: Path) -> Path:
@@ -140,18 +154,17 @@ def test_a_job_that_cannot_begin_fails_closed(
         assert line["reason_code"] == "harbor_submission_code_failed"
 
 
-def test_a_killed_runner_leaves_nothing_and_its_job_goes_on(tmp_path: Path) -> None:
+def test_a_killed_runner_leaves_nothing_and_its_job_goes_on(tmp_path: Path, temporary: Path) -> None:
     tasks = two_tasks(tmp_path)
-    before = sandbox_processes()
-    process = start(
-        tmp_path, "run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "1", "--job-name", "killed"
-    )
+    command = ("run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "1", "--job-name", "killed")
+    process = start(tmp_path, *command, TMPDIR=str(temporary))
     job = tmp_path / "jobs" / "killed"
     wait_until(lambda: list(job.glob("a-quick__*/result.json")) and list(job.glob("b-slow__*/agent")))
     wait_until(lambda: "phase: agent" in next(job.glob("b-slow__*/trial.log")).read_text())
+    assert sandbox_processes(temporary)
     process.kill()
     process.communicate(timeout=30)
-    wait_until(lambda: sandbox_processes() <= before)
+    wait_until(lambda: not sandbox_processes(temporary))
     first = next(job.glob("a-quick__*/result.json")).stat().st_mtime_ns
     half = next(job.glob("b-slow__*")).name
 
@@ -171,13 +184,16 @@ def test_a_killed_runner_leaves_nothing_and_its_job_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_runner_stops_within_ten_seconds(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_runner_stops_within_ten_seconds(
+    tmp_path: Path, temporary: Path, number: signal.Signals
+) -> None:
     tasks = two_tasks(tmp_path)
-    before = sandbox_processes()
-    process = start(tmp_path, "run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "2", "--job-name", "cut")
+    command = ("run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "2", "--job-name", "cut")
+    process = start(tmp_path, *command, TMPDIR=str(temporary))
     job = tmp_path / "jobs" / "cut"
     wait_until(lambda: list(job.glob("b-slow__*/trial.log")))
     wait_until(lambda: "phase: agent" in next(job.glob("b-slow__*/trial.log")).read_text())
+    assert sandbox_processes(temporary)
     began = time.monotonic()
     process.send_signal(number)
     process.send_signal(signal.SIGTERM)  # as timeout(1) does, which signals the group, too
@@ -185,7 +201,7 @@ def test_an_interrupted_runner_stops_within_ten_seconds(tmp_path: Path, number: 
     assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert verdict(out)["status"] == "failed"
-    assert sandbox_processes() <= before
+    assert not sandbox_processes(temporary)
     cut = json.loads(next(job.glob("b-slow__*/result.json")).read_text())
     assert cut["exception_info"]["exception_type"] == "CancelledError"
     assert json.loads((job / "result.json").read_text())["stats"]["n_cancelled_trials"] >= 1
