@@ -89,7 +89,7 @@ def test_a_missing_image_that_may_not_be_pulled_fails_at_once_and_says_how_to_ge
         answer = service.run_task("missing")
     assert answer.status_code == 502
     message = answer.json()["error"]["message"]
-    assert "capstan-test/nowhere:1" in message and "python -m runner images build" in message
+    assert "capstan-test/nowhere:1" in message and "capstan images build" in message
 
 
 @pytest.mark.parametrize(("mode", "interfaces"), [("none", ["lo"]), ("bridge", ["eth0", "lo"])])

@@ -1,4 +1,4 @@
-"""The isolated runner as a person runs it: `python -m runner run … --isolation dind`, on the real engine."""
+"""The isolated runner as a person runs it: `capstan run … --isolation dind`, on the real engine."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _talk(task: Path, isolation: str, model: str, work: Path, variables: dict[st
 
 
 def _digests(tape: Path) -> list[str]:
-    return [exchange.digest for exchange in Cassette.load(tape).exchanges]
+    return [exchange.digest for exchange in Cassette.load(tape).calls]
 
 
 def test_our_agents_requests_are_the_same_and_can_be_replayed(work: Path, bundled: Ended):
