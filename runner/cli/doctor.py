@@ -53,7 +53,7 @@ def show_settings(config: ConfigFile = None, as_json: JsonFlag = False) -> None:
     from runner.config import RunConfig, load_config
 
     resolved = load_config(file=config)
-    values = resolved.config.model_dump(mode="json")
+    values: dict[str, str | float | list[str] | None] = resolved.config.model_dump(mode="json")
     key = "not set" if resolved.secrets.api_key is None else "********"
     if as_json:
         document = {name: {"value": values[name], "origin": resolved.origins[name]} for name in values}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from runner.config import RunConfig
@@ -27,7 +27,7 @@ async def open_executor(
     note: Callable[..., None],
     *,
     limiter: Limiter | None = None,
-) -> AsyncIterator[Executor]:
+) -> AsyncGenerator[Executor]:
     """Open the executor that the settings ask for, and remove what killed runners left there.
 
     Args:

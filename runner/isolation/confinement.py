@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -43,8 +43,12 @@ _ETC = (
     "ld.so.conf.d",
     "localtime",
     "mime.types",
+    "nsswitch.conf",
+    "passwd",
+    "protocols",
+    "services",
+    "ssl",
 )
-_ETC += ("nsswitch.conf", "passwd", "protocols", "services", "ssl")
 
 
 class BubblewrapConfinement:
@@ -63,7 +67,7 @@ class BubblewrapConfinement:
     @asynccontextmanager
     async def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
-    ) -> AsyncIterator[AgentWorkdir]:
+    ) -> AsyncGenerator[AgentWorkdir]:
         """Work and logs on disks in memory, whose size bounds them; the logs are carried to `logs_dir`."""
         uid = _FIRST_UID + next(self._numbers) % _UIDS
         place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="capstan-confined-"))

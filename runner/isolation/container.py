@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def folder_mounts(read_only: Iterable[Path], writable: Iterable[Path]) -> list[M
 @asynccontextmanager
 async def isolated_container(
     engine: Engine, *, image: str, volume: str, shared: SharedDir, mounts: list[Mount], network: str
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """The container while it runs; its id. Raises JobError with what to do where the engine refuses."""
     name = f"{PREFIX}isolated-{secrets.token_hex(4)}"
     options: dict[str, Any] = {
@@ -130,8 +130,8 @@ def _refusal(words: str) -> str:
 
 
 @contextmanager
-def claim_store(cache_dir: Path) -> Iterator[str]:
-    """The name of a volume that no other run of this user uses; the first that is free, so that it is warm.
+def claim_store(cache_dir: Path) -> Generator[str]:
+    """Yield the name of a volume that no other run uses; the first free one, so that it is warm.
 
     The kernel gives the claim back when this process dies in any way. Raises JobError.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class EngineFailed(Exception):
 
 
 @asynccontextmanager
-async def running_engine(shared: SharedDir, *, group: int) -> AsyncIterator[None]:
+async def running_engine(shared: SharedDir, *, group: int) -> AsyncGenerator[None]:
     """The engine while it runs; `group` (a gid) may use its socket. Raises EngineFailed."""
     delegate_groups()
     with shared.engine_log.open("ab") as log:

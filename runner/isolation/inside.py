@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,7 +94,9 @@ class InnerRunner:
     upstream: OuterRelay
     link: Link
     owner: tuple[int, int]
-    _running: dict[int, tuple[asyncio.Task[None], TrialProgress]] = field(default_factory=dict)
+    _running: dict[int, tuple[asyncio.Task[None], TrialProgress]] = field(
+        default_factory=dict[int, tuple[asyncio.Task[None], TrialProgress]]
+    )
 
     async def serve(self) -> None:
         """Follow the outer side's messages for ever. An outer side that is gone ends this process."""
@@ -183,7 +185,7 @@ async def main() -> None:
 
 
 @asynccontextmanager
-async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncIterator[InnerRunner]:
+async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncGenerator[InnerRunner]:
     """Prepare the agent and a relay of this side's own, so that each agent has its own account."""
     os.environ.update(setup.image_variables)
     os.environ["PULL_IF_NOT_EXISTS"] = "false"

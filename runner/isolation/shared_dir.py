@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class SharedDir:
 
 
 @contextlib.contextmanager
-def open_shared_dir() -> Iterator[SharedDir]:
+def open_shared_dir() -> Generator[SharedDir]:
     """Make one for this user alone, and remove it at the end.
 
     One of a killed runner is removed by `remove_stale_shared_dirs`.

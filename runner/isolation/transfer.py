@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import docker
 from docker.errors import APIError, ImageNotFound
 
@@ -24,7 +22,7 @@ def bring_image(engine: Engine, inner_socket: str, image: ImageInfo) -> bool:
         if missing:
             inner.images.load(engine.api.get_image(image.name))
         if not _has(inner, image.name, image.id):
-            inner.api.tag(image.id, *_split(image.name))
+            inner.images.get(image.id).tag(*_split(image.name))
         return missing
     except APIError as error:
         raise JobError(f"{image.name} cannot be brought in: {error.explanation or error}") from error
@@ -32,9 +30,9 @@ def bring_image(engine: Engine, inner_socket: str, image: ImageInfo) -> bool:
         inner.close()
 
 
-def _has(inner: Any, name: str, image_id: str | None = None) -> bool:
+def _has(inner: docker.DockerClient, name: str, image_id: str | None = None) -> bool:
     try:
-        return image_id in (None, inner.api.inspect_image(name)["Id"])
+        return image_id in (None, inner.images.get(name).id)
     except ImageNotFound:
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class JobHost:
 @asynccontextmanager
 async def create_job(
     config: RunConfig, secrets: Secrets, host: JobHost, observer: JobObserver | None = None
-) -> AsyncIterator[Job]:
+) -> AsyncGenerator[Job]:
     """Create a job in a new folder. Where `job_name` names a folder that exists, resume that job.
 
     Raises JobError and TaskError before anything is started, each with one line for a person.
@@ -84,7 +84,7 @@ async def resume_job(
     *,
     config: RunConfig | None = None,
     concurrency: int | None = None,
-) -> AsyncIterator[Job]:
+) -> AsyncGenerator[Job]:
     """Resume the job in `path`. `config`, where given, must be the one it began with.
 
     Raises JobChanged where the settings, the agent or a task are no longer the same.
@@ -118,7 +118,7 @@ async def _opened(
     secrets: Secrets,
     host: JobHost,
     observer: JobObserver,
-) -> AsyncIterator[Job]:
+) -> AsyncGenerator[Job]:
     """Open the executor and the model, claim the folder that `make` returns, and yield the job."""
     async with AsyncExitStack() as stack:
         executor = await stack.enter_async_context(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class JobDirectory:
             raise JobError(f"{self.root} cannot be made: {error.strerror}") from None
 
     @contextmanager
-    def claim(self) -> Iterator[None]:
+    def claim(self) -> Generator[None]:
         """Hold the folder for this process. The kernel releases it when the process dies in any way.
 
         Raises JobBusy where another process holds it.

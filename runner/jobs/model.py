@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ async def open_model(
     needed: bool,
     make_upstream: MakeUpstream,
     socket_path: Path | None = None,
-) -> AsyncIterator[JobModel]:
+) -> AsyncGenerator[JobModel]:
     """Run the relay of a job, on a unix socket as well where one is given. Raises JobError."""
     source = model_source(config, needed=needed)
     if not needed:
