@@ -1,4 +1,4 @@
-"""The checks of `doctor`: one function each, none of them changes anything."""
+"""The checks of `capstan doctor`. None of them changes the machine."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LOW_MEMORY_GIB = 2.0
 
 @dataclass(frozen=True)
 class Check:
-    """What was found. `mend` is the command, or the one thing to do, where something is missing."""
+    """The result of a check. `remedy` is a command, or one thing to do."""
 
     name: str
     state: Literal["ok", "note", "missing"]
     found: str
-    mend: str | None = None
+    remedy: str | None = None
 
 
 async def examine(tasks: Sequence[str]) -> list[Check]:
-    """All checks, in the order in which they are shown."""
+    """Make all checks and return their results in the order in which they are printed."""
     docker = await check_docker()
     isolation = await check_isolation(docker)
     checks = [check_python(), docker, isolation, check_sandbox(), check_key(), check_disk(), check_memory()]
@@ -38,32 +38,32 @@ async def examine(tasks: Sequence[str]) -> list[Check]:
 
 
 def is_usable(checks: Sequence[Check]) -> bool:
-    """Whether a task could run here at all: in Docker or in the sandbox."""
+    """Return whether any task could run here."""
     states = {check.name: check.state for check in checks}
     return "ok" in (states["docker"], states["sandbox"])
 
 
 def check_python() -> Check:
-    """The interpreter and the machine."""
+    """Report the interpreter and the platform."""
     return Check("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 async def check_docker() -> Check:
-    """Whether an engine answers."""
+    """Check that a Docker engine answers."""
     from docker.errors import DockerException
 
     from runner.environments.docker import shared_engine
 
-    mend = "install Docker (apt-get install docker.io) and start it (systemctl start docker)"
+    install = "install Docker (apt-get install docker.io) and start it (systemctl start docker)"
     try:
         engine = shared_engine()
         if not await engine.answers():
             address = os.environ.get("DOCKER_HOST", "its usual socket")
-            return Check("docker", "missing", f"no engine answers at {address}", _docker_mend(mend))
+            return Check("docker", "missing", f"no engine answers at {address}", _docker_remedy(install))
         version = await engine.call(engine.client.version)
         info = await engine.call(engine.client.info)
     except DockerException as error:
-        return Check("docker", "missing", f"{error}", _docker_mend(mend))
+        return Check("docker", "missing", f"{error}", _docker_remedy(install))
     found = (
         f"engine {version.get('Version')}, storage {info.get('Driver')}, control groups v"
         f"{info.get('CgroupVersion')}, {info.get('NCPU')} CPUs"
@@ -71,25 +71,25 @@ async def check_docker() -> Check:
     return Check("docker", "ok", found)
 
 
-def _docker_mend(install: str) -> str:
+def _docker_remedy(install: str) -> str:
     socket = Path("/var/run/docker.sock")
     if socket.exists() and not os.access(socket, os.W_OK):
-        return "your user may not use the engine: usermod -aG docker $USER, then log in anew"
+        return "your user may not use the engine: usermod -aG docker $USER, then log in again"
     return "systemctl start docker" if shutil.which("dockerd") else install
 
 
 async def check_isolation(docker: Check) -> Check:
-    """Whether `--isolation dind` could run: a local engine that runs privileged containers."""
+    """Check that the engine is local and runs privileged containers, as `--isolation dind` needs."""
     if docker.state != "ok":
-        return Check("isolation", "note", "--isolation dind needs a Docker engine", docker.mend)
+        return Check("isolation", "note", "--isolation dind needs a Docker engine", docker.remedy)
     from runner.isolation.probe import probe
 
-    found = await probe()
-    return Check("isolation", "ok" if found.usable else "note", found.words, found.mend)
+    result = await probe()
+    return Check("isolation", "ok" if result.usable else "note", result.message, result.remedy)
 
 
 def check_sandbox() -> Check:
-    """Whether bubblewrap and what it needs are there."""
+    """Check that the sandbox can run."""
     from runner.environments.sandbox import missing_programs
 
     if missing := missing_programs():
@@ -102,23 +102,23 @@ def check_sandbox() -> Check:
 
 
 def check_key() -> Check:
-    """Whether there is a key for a live model."""
+    """Check that there is a key for a live model."""
     try:
         resolved = load_config()
     except ConfigError as error:
-        return Check("settings", "missing", str(error), "mend the setting; `capstan config` shows all")
+        return Check("settings", "missing", str(error), "correct the setting; `capstan config` lists all")
     if resolved.secrets.api_key is None:
         return Check(
             "key",
             "note",
-            "DEEPSEEK_API_KEY is not set, so that no live model can be called",
+            "DEEPSEEK_API_KEY is not set, so no live model can be called",
             "put DEEPSEEK_API_KEY=… into .env, or use --model script:examples/scripts",
         )
     return Check("key", "ok", f"DEEPSEEK_API_KEY from {resolved.key_origin}, for {resolved.config.base_url}")
 
 
 def check_disk() -> Check:
-    """Room for images and job folders."""
+    """Check the free space for images and job folders."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     found = f"{free:.1f} GiB free here"
     if free < LOW_DISK_GIB:
@@ -127,7 +127,7 @@ def check_disk() -> Check:
 
 
 def check_memory() -> Check:
-    """Memory of the machine, and how many usual tasks fit at once."""
+    """Check the memory, and report how many tasks of the usual size fit at once."""
     from runner.jobs.limiter import Capacity, Resources
 
     capacity = Capacity.of_machine(None)
@@ -140,7 +140,7 @@ def check_memory() -> Check:
 
 
 async def check_images(paths: Sequence[str]) -> Check:
-    """Whether the images of tasks are here."""
+    """Check that the images of tasks are here."""
     from runner.environments.docker import DockerSettings, built_tag, find_image, shared_engine
     from runner.environments.docker.images import image_candidates
     from runner.tasks import load_dataset
@@ -158,6 +158,6 @@ async def check_images(paths: Sequence[str]) -> Check:
                 missing.append(task.name)
     if missing:
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-        mend = f"capstan images pull {' '.join(paths)}"
-        return Check("images", "note", f"{len(missing)} of {total} are not here: {shown}", mend)
+        remedy = f"capstan images pull {' '.join(paths)}"
+        return Check("images", "note", f"{len(missing)} of {total} are not here: {shown}", remedy)
     return Check("images", "ok", f"all {total} are here")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what every command prints alike."""
+"""Options that several commands share, exit codes, and lines that every command prints in the same way."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ TaskPaths = Annotated[
 
 
 class ResultLineOnce:
-    """Prints the result line, once at most, as the last thing on stdout."""
+    """Print the result line at most once, as the last line on stdout."""
 
     def __init__(self) -> None:
         self._printed = False
@@ -75,7 +75,7 @@ class ResultLineOnce:
         """Print the line, unless one was printed before."""
         if not self._printed:
             self._printed = True
-            # A reader that has gone away must not turn a verdict into a traceback.
+            # A closed pipe must not turn a verdict into a traceback.
             with contextlib.suppress(BrokenPipeError):
                 sys.stdout.write(line.render() + "\n")
                 sys.stdout.flush()

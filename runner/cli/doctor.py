@@ -1,4 +1,4 @@
-"""`capstan doctor`, `config` and `cleanup`: what this machine has for a run, and what runs left on it."""
+"""`capstan doctor`, `config` and `cleanup`: inspect this machine, the settings, and what runs left behind."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def doctor(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check what this machine has for a run.
+    """Check whether this machine can run jobs.
 
-    Looks at Docker, the sandbox, the key, the disk and images. Exit code 1 where no task could run.
+    Checks Docker, the sandbox, the key, the disk, the memory and images. Exit code 1 where no task could run.
     """
     import asyncio
     import dataclasses
@@ -41,8 +41,8 @@ def doctor(
         width = max(len(check.name) for check in checks)
         for check in checks:
             sys.stdout.write(f"{check.state:7} {check.name:{width}}  {check.found}\n")
-            if check.mend:
-                sys.stdout.write(f"{'':7} {'':{width}}  → {check.mend}\n")
+            if check.remedy:
+                sys.stdout.write(f"{'':7} {'':{width}}  → {check.remedy}\n")
     raise typer.Exit(0 if is_usable(checks) else 1)
 
 
@@ -76,7 +76,7 @@ def show_settings(config: ConfigFile = None, as_json: JsonFlag = False) -> None:
 
 def cleanup(
     everything: Annotated[
-        bool, typer.Option("--all", help="Also remove what belongs to runners that still work.")
+        bool, typer.Option("--all", help="Also remove what belongs to live runners.")
     ] = False,
     images: Annotated[
         bool,
@@ -85,8 +85,8 @@ def cleanup(
 ) -> None:
     """Remove what killed runners left behind.
 
-    These are containers, networks, volumes, sandboxes and folders. What belongs to a runner that
-    still works is left alone. Every run does the same when it starts.
+    These are containers, networks, volumes, sandboxes and folders. Nothing of a live runner is removed.
+    Every run does the same when it starts.
     """
     import asyncio
 

@@ -1,4 +1,4 @@
-"""`capstan images`: the images of tasks, before a run."""
+"""`capstan images`: build, pull and list the images of tasks before a run."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def build(
     include: Include = None,
     exclude: Exclude = None,
     at_once: AtOnce = 2,
-    force: Annotated[bool, typer.Option("--force", help="Build anew what is here already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rebuild images that are here.")] = False,
 ) -> None:
-    """Build the images of tasks from their Dockerfiles, each once.
+    """Build the images of tasks from their Dockerfiles.
 
-    An image is also given the name that the task's docker_image has, so that the task finds it.
+    The image is also tagged with the task's docker_image, so that the task uses it.
     """
     from runner.environments.docker import build_image
 
@@ -52,7 +52,7 @@ def build(
 
 @app.command("pull")
 def pull(paths: Paths, include: Include = None, exclude: Exclude = None, at_once: AtOnce = 4) -> None:
-    """Have the images of tasks here: pull those that name one, build the others."""
+    """Pull the images of tasks, and build those of tasks that name none."""
     from runner.environments.docker import ensure_image
 
     async def work(engine: Engine, task: Task, spec: EnvironmentSpec, settings: DockerSettings) -> ImageInfo:
@@ -110,7 +110,7 @@ def _for_each(
     at_once: int,
     done: str,
 ) -> int:
-    """Do the work for each task, a line for each end; 1 where one failed."""
+    """Do the work for each task, and print its end. Return 1 where one failed, else 0."""
     import asyncio
     import os
     import time
@@ -172,7 +172,7 @@ def _spec(task: Task) -> EnvironmentSpec:
 
 
 def _load(paths: list[Path], include: list[str] | None, exclude: list[str] | None) -> list[Task]:
-    """The sound tasks; the others are named on stderr."""
+    """Load the tasks. Broken ones are reported on stderr."""
     from runner.cli.common import fail
     from runner.tasks import load_dataset
 

@@ -51,7 +51,7 @@ def model(
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.run(_serve(upstream, port))
-        except BrokenPipeError:  # whoever read our output has gone
+        except BrokenPipeError:  # the reader of our output is gone
             sys.stdout = None
         except OSError as error:
             raise ConfigError(f"127.0.0.1:{port} cannot be bound: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""How a job is shown while it runs: a live table on a terminal, plain lines elsewhere."""
+"""Show a running job: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from runner.results import ModelUse, TrialRecord, format_seconds
 from runner.results.scoring import JobSummary
 
 REFRESH_SEC = 0.5
-# Running trials shown at once; a longer list scrolls away under the reader.
+# A live table that is longer than the terminal cannot be redrawn in place.
 MAX_ROWS = 30
 
 
 def make_observer(*, as_json: bool) -> JobObserver:
-    """Lines go to stderr where stdout is for machines."""
+    """Return the observer for this terminal. It writes to stderr where stdout carries JSON."""
     stream = sys.stderr if as_json else sys.stdout
     return LiveTable(stream) if stream.isatty() else PlainLines(stream)
 
 
 class PlainLines(JobObserver):
-    """One line an event."""
+    """Print one line for each event."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -72,7 +72,7 @@ class PlainLines(JobObserver):
 
 
 class LiveTable(JobObserver):
-    """Running trials with their phase and figures, and the totals below; ended trials scroll by above."""
+    """Print ended trials, and below them a live table of running trials and the totals."""
 
     def __init__(self, stream: TextIO) -> None:
         self._console = make_console(stream)
@@ -166,7 +166,7 @@ def headline(context: JobContext) -> str:
 
 
 def ended_line(record: TrialRecord) -> str:
-    """The end of a trial in one line."""
+    """Describe the end of a trial in one line."""
     if record.reward is None:
         verdict = (
             f"{record.reason_code.value if record.reason_code else 'error'}: {first_line(record.error or '')}"

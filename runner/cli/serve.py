@@ -9,7 +9,7 @@ import typer
 
 from runner.cli.common import ConfigFile, described
 
-_JOBS = "Settings of jobs that requests leave open"
+_JOBS = "Defaults for jobs"
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +33,8 @@ def serve(
         typer.Option(
             "--token",
             help=described(
-                "The token that every route but /health requires. Other users see a command line: "
-                "prefer the variable.",
+                "The token that every route but /health requires. Prefer the variable: other users of the "
+                "machine can see a command line.",
                 "SERVICE_TOKEN",
                 "none",
             ),

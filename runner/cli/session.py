@@ -1,4 +1,4 @@
-"""A job under the command line: signals, progress, the tables at the end, the result line."""
+"""Run a job for the command line: signals, progress, tables and the result line."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from runner.results.scoring import JobSummary, failed_line
 
 _OpenJob = Callable[[JobObserver], AbstractAsyncContextManager[Job]]
 
-# timeout(1) signals the program and then its group: two signals that are one wish.
+# timeout(1) signals the program and then its group. Two signals within this time count as one.
 SAME_SIGNAL_SEC = 1.0
 
 
 def run_new_job(config: RunConfig, secrets: Secrets, line: ResultLineOnce, *, as_json: bool) -> int:
-    """`run`: the exit code."""
+    """Run a new job and return the exit code."""
     return _run(lambda observer: create_job(config, secrets, _host(), observer), line, as_json=as_json)
 
 
 def run_resumed_job(
     path: Path, secrets: Secrets, line: ResultLineOnce, *, concurrency: int | None, as_json: bool
 ) -> int:
-    """`resume`: the exit code."""
+    """Resume a job and return the exit code."""
     return _run(
         lambda observer: resume_job(path, secrets, _host(), observer, concurrency=concurrency),
         line,
@@ -50,7 +50,7 @@ def _host() -> JobHost:
 
 
 def _run(open_job: _OpenJob, line: ResultLineOnce, *, as_json: bool) -> int:
-    # Before the loop has its own handlers SIGTERM must end the program as Ctrl-C does: with a result line.
+    # Until the event loop has handlers of its own, SIGTERM must end the program with a result line as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return asyncio.run(_session(open_job, line, as_json=as_json))
 
@@ -74,7 +74,7 @@ async def _session(open_job: _OpenJob, line: ResultLineOnce, *, as_json: bool) -
 
 
 def _report(job: Job, summary: JobSummary | None, line: ResultLineOnce, *, as_json: bool) -> int:
-    """Print the tables (or JSON) and the result line. `summary` None: the job was interrupted."""
+    """Print the tables or JSON, and the result line. `summary` is None for an interrupted job."""
     from runner.cli.tables import print_job
 
     interrupted = summary is None
@@ -99,7 +99,7 @@ def _report(job: Job, summary: JobSummary | None, line: ResultLineOnce, *, as_js
 
 @contextlib.contextmanager
 def _interruptible(line: ResultLineOnce):
-    """The first SIGINT or SIGTERM cancels this task; a later one ends the process at once."""
+    """Cancel this task at the first SIGINT or SIGTERM, and exit at once at a later one."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     asked_at: float | None = None
@@ -112,7 +112,7 @@ def _interruptible(line: ResultLineOnce):
             line.print(failed_line(Reason.CANCELLED))
             os._exit(EXIT_INTERRUPTED)
         asked_at = loop.time()
-        warn("stopping: running trials are ended and their environments removed (again to stop at once)")
+        warn("stopping: ending trials and removing their environments (interrupt again to exit at once)")
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,4 @@
-"""`capstan show`, `view` and `report`: look at jobs as tables, in a browser, or in one file."""
+"""`capstan show`, `view` and `report`: show jobs as tables, in a browser, or in one file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def show(
     jobs_dir: JobsDir = Path("jobs"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the results of a job, running or over."""
+    """Print the results of a job, which may still be running."""
     from runner.cli.tables import print_job
 
     directory = job or _newest(jobs_dir)
@@ -67,7 +67,7 @@ def report(
 ) -> None:
     """Write a job as one HTML file.
 
-    It is under 2 MB for 89 tasks; long outputs are cut.
+    Long outputs are cut, so that 89 tasks stay under 2 MB.
     """
     from runner.jobs.errors import JobError
     from runner.pages.report import make_report

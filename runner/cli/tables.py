@@ -1,4 +1,4 @@
-"""Tables of a job, read from its folder: the same after a run and with `show`."""
+"""Print a job's tables from its folder, for `run`, `resume` and `show`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from runner.jobs.results import StoredJob, read_job
 from runner.results import TrialRecord, format_seconds
 from runner.results.scoring import JobSummary
 
-# Lines of a table that no terminal shows narrower than this.
+# The width of tables in columns where stdout is not a terminal.
 PLAIN_WIDTH = 140
 
 
 def print_job(directory: Path, stream: TextIO, *, trials: bool = False) -> None:
-    """The job's results, its figures, and where they lie."""
+    """Print the job's trials, notes and totals, and the path of its folder."""
     view = read_job(directory)
     console = make_console(stream)
     console.print()
@@ -33,12 +33,12 @@ def print_job(directory: Path, stream: TextIO, *, trials: bool = False) -> None:
 
 
 def make_console(stream: TextIO) -> Console:
-    """A console as wide as the terminal, or of a fixed width where there is none."""
+    """Return a console as wide as the terminal, or of a fixed width where there is none."""
     return Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 def tasks_table(trials: Sequence[TrialRecord]) -> Table:
-    """One line a task, its attempts side by side."""
+    """Return a table with a row for each task."""
     used = _any_usage(trials)
     table = _table("task", "rewards", "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not")
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
@@ -58,7 +58,7 @@ def tasks_table(trials: Sequence[TrialRecord]) -> Table:
 
 
 def trials_table(trials: Sequence[TrialRecord]) -> Table:
-    """One line a trial."""
+    """Return a table with a row for each trial."""
     used = _any_usage(trials)
     table = _table("trial", "reward", "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not")
     for trial in trials:
@@ -74,7 +74,7 @@ def trials_table(trials: Sequence[TrialRecord]) -> Table:
 
 
 def notes(trials: Sequence[TrialRecord]) -> list[str]:
-    """What people should know of single trials: errors first, then remarks; equal lines once."""
+    """Return the errors and notes of trials, each line once."""
     lines: dict[str, None] = {}
     for trial in trials:
         if trial.error:
@@ -85,12 +85,12 @@ def notes(trials: Sequence[TrialRecord]) -> list[str]:
 
 
 def figures(view: StoredJob) -> Table:
-    """The sums of a job."""
+    """Return a table of the job's totals."""
     summary, record = view.record.summary, view.record
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("model", model_words(view))
+    table.add_row("model", describe_model(view))
     table.add_row(
         "agent", record.agent + (f"  sha256 {record.agent_digest[:12]}" if record.agent_digest else "")
     )
@@ -119,39 +119,39 @@ def figures(view: StoredJob) -> Table:
             f"cached {share:.1%}, out {shown_count(metered.completion_tokens)}",
         )
         claimed = summary.claimed_cost_usd
-        said = "" if claimed is None else f"   (the agent says {shown_cost(claimed)})"
-        table.add_row("cost", f"{shown_cost(metered.cost_usd)} metered{said}")
+        reported = "" if claimed is None else f"   (the agent reported {shown_cost(claimed)})"
+        table.add_row("cost", f"{shown_cost(metered.cost_usd)} metered{reported}")
     return table
 
 
-def model_words(view: StoredJob) -> str:
-    """Where answers came from; canned ones are said to be so."""
+def describe_model(view: StoredJob) -> str:
+    """Describe the source of the model's answers."""
     model = view.record.model
     if not model.canned:
         return model.label if model.name is None else f"{model.name}, {model.label}"
-    return f"{model.label}: no model thought, and costs are what its tokens would have cost"
+    return f"{model.label}: no LLM was called, and costs are what its tokens would have cost"
 
 
 def shown_reward(trial: TrialRecord) -> str:
-    """`1`, `0.25`, or `–` for a trial without a reward; `+t` where the agent's clock ran out."""
+    """Return `1`, `0.25`, or `–` for a trial without a reward; with `+t` at the agent's time limit."""
     value = "–" if trial.reward is None else f"{trial.reward:g}"
     return value + ("+t" if trial.timed_out else "")
 
 
 def shown_count(count: int) -> str:
-    """`950`, `12.3k`, `4.56M`."""
+    """Format a count as `950`, `12.3k` or `4.56M`."""
     if count < 10_000:
         return str(count)
     return f"{count / 1_000:.1f}k" if count < 1_000_000 else f"{count / 1_000_000:.2f}M"
 
 
 def shown_cost(usd: float) -> str:
-    """US dollars."""
+    """Format US dollars."""
     return f"${usd:.4f}" if usd < 1 else f"${usd:.2f}"
 
 
 def shown_path(path: Path) -> str:
-    """Relative to here where that is shorter."""
+    """Return the path, relative to the working directory where it lies below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
@@ -159,7 +159,7 @@ def shown_path(path: Path) -> str:
 
 
 def first_line(text: str, limit: int = 300) -> str:
-    """The first line, clipped."""
+    """Return the first line, at most `limit` characters of it."""
     line = text.strip().splitlines()[0] if text.strip() else ""
     return line if len(line) <= limit else line[: limit - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""`capstan tasks`: what a dataset holds, whether it is sound, whether it has changed."""
+"""`capstan tasks`: list tasks, check them, and compare them with a manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def list_tasks(
     limit: Limit = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List tasks with what they ask for."""
+    """List tasks with their limits and resources."""
     datasets = _load(paths, include, exclude, limit)
     tasks = [task for dataset in datasets for task in dataset.tasks]
     if as_json:
@@ -64,7 +64,10 @@ def list_tasks(
 
 @app.command("check")
 def check_tasks(paths: Paths, include: Include = None, exclude: Exclude = None) -> None:
-    """Check task directories: wrong values are errors, unknown keys warn. Exit code 1 where one is broken."""
+    """Check task directories.
+
+    A wrong value is an error, an unknown key a warning. Exit code 1 where a task is broken.
+    """
     datasets = _load(paths, include, exclude, None)
     for dataset in datasets:
         for line in dataset.warnings:
@@ -81,10 +84,8 @@ def check_tasks(paths: Paths, include: Include = None, exclude: Exclude = None) 
 @app.command("verify")
 def verify_tasks(
     paths: Paths,
-    manifest: Annotated[Path, typer.Option("--manifest", metavar="FILE", help="The digests to hold to.")],
-    write: Annotated[
-        bool, typer.Option("--write", help="Write the manifest from the tasks as they are.")
-    ] = False,
+    manifest: Annotated[Path, typer.Option("--manifest", metavar="FILE", help="The file of digests.")],
+    write: Annotated[bool, typer.Option("--write", help="Write the manifest instead of comparing.")] = False,
     include: Include = None,
     exclude: Exclude = None,
 ) -> None:
@@ -104,7 +105,7 @@ def verify_tasks(
         fail(line)
     if problems:
         raise typer.Exit(1)
-    sys.stdout.write(f"{len(tasks)} tasks are as {manifest} says\n")
+    sys.stdout.write(f"{len(tasks)} tasks match {manifest}\n")
 
 
 def _load(

@@ -1,5 +1,5 @@
-"""The container of the isolated runner: no way out but the relay's socket.
+"""The isolated runner's container, whose only way out is the relay's socket.
 
-The outer side is `runner.executors.isolated`. The inner side is inside.py, with an engine of its own;
-confinement.py confines each agent there.
+The outer side is `runner.executors.isolated`. The inner side is inside.py, which has a Docker engine of
+its own and confines each agent (confinement.py).
 """

@@ -1,7 +1,4 @@
-"""The confinement of an agent inside the isolated runner.
-
-docs/security.md says what each measure is for.
-"""
+"""Confine an agent inside the isolated runner. docs/security.md gives the reason for each measure."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from runner.agents.package import AgentPackage
 
 RELAY_PORT = 8080
 BASE_URL = f"http://127.0.0.1:{RELAY_PORT}"
-"""The relay as the agent reaches it, on the loopback of its own network."""
+"""The relay's address for the agent, on the loopback interface of its own network."""
 
 _MIB = 1 << 20
 _COPY_BYTES = _MIB
@@ -33,7 +30,7 @@ _FIRST_UID, _UIDS = 20_000, 10_000
 _WORK, _LOGS, _SOCKET = Path("/work"), Path("/logs"), Path("/relay.sock")
 _ENTER = Path(__file__).with_name("enter.py")
 _CHILD = Path(sys.modules[AgentPackage.__module__].__file__ or "").with_name("child.py")
-# Of /etc what Python, name look-up and TLS read; none of it is a secret.
+# The parts of /etc that Python, name resolution and TLS read. None of them is secret.
 _ETC = (
     "alternatives",
     "group",
@@ -52,11 +49,11 @@ _ETC = (
 
 
 class BubblewrapConfinement:
-    """Confines each agent with bubblewrap: an unprivileged user, no network but a forwarder to the relay.
+    """Confine each agent with bubblewrap, as an unprivileged user that can reach only the relay.
 
     Args:
-        relay_socket: Of the inner relay.
-        note: Reports which logs had to be left out.
+        relay_socket: The unix socket of the inner relay.
+        note: Called with one line for each log that was left out.
     """
 
     def __init__(self, relay_socket: Path, note: Callable[[str], None]) -> None:
@@ -68,7 +65,7 @@ class BubblewrapConfinement:
     async def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
     ) -> AsyncGenerator[AgentWorkdir]:
-        """Work and logs on disks in memory, whose size bounds them; the logs are carried to `logs_dir`."""
+        """Hold the agent's files and logs on size-limited tmpfs; copy the logs to `logs_dir` at the end."""
         uid = _FIRST_UID + next(self._numbers) % _UIDS
         place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="capstan-confined-"))
         work, logs = place / "work", place / "logs"
@@ -83,7 +80,7 @@ class BubblewrapConfinement:
                 owned = f"size={size},nr_inodes={files},mode=0700,uid={uid},gid={uid},nosuid,nodev"
                 await _run("/usr/bin/mount", "-t", "tmpfs", "-o", owned, "capstan-agent", str(folder))
                 mounted.append(folder)
-            await asyncio.to_thread(_furnish, package, work, uid)
+            await asyncio.to_thread(_fill, package, work, uid)
             yield AgentWorkdir(
                 root=_WORK / "agent",
                 home=_WORK / "home",
@@ -122,7 +119,7 @@ class BubblewrapConfinement:
             *("--bind", str(work), str(_WORK), "--bind", str(logs), str(_LOGS)),
             *("--ro-bind", str(self._relay_socket), str(_SOCKET)),
             *("--remount-ro", "/", "--chdir", str(_WORK / "agent")),
-            # Just enough to become somebody with no capability at all, in the next line.
+            # Enough for setpriv, on the next line, to change the user and drop all capabilities.
             *("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP", "--"),
             *("/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"),
             *("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"),
@@ -131,7 +128,7 @@ class BubblewrapConfinement:
         return (*bubblewrap, *enter, str(python), "-I", str(_CHILD))
 
 
-def _furnish(package: AgentPackage, work: Path, uid: int) -> None:
+def _fill(package: AgentPackage, work: Path, uid: int) -> None:
     root, home = work / "agent", work / "home"
     package.unpack(root)
     home.mkdir()
@@ -153,10 +150,15 @@ async def _run(*command: str) -> None:
 
 
 def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
-    """Copies what the agent wrote; a line for each thing left out. A file of ``target`` is never replaced.
+    """Copy the agent's logs, and return a line for each that was left out.
 
-    The agent is dead, but what it left is hostile all the same: links are not followed, and a sparse file is
-    counted by the size that it would have.
+    The files are treated as hostile: links are not followed, a sparse file counts with its full size, and
+    no file of `target` is replaced.
+
+    Args:
+        source: The folder that the agent wrote.
+        target: The trial's folder for its logs.
+        most_bytes: The total size that is copied at most.
     """
     left_out: list[str] = []
     left = most_bytes
@@ -170,11 +172,13 @@ def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
             entry = file.lstat()
             shown = (inner / name).as_posix()
             if not stat.S_ISREG(entry.st_mode):
-                left_out.append(f"the agent's log {shown} was left out: it is no plain file")
+                left_out.append(f"the agent's log {shown} was left out: it is not a regular file")
             elif entry.st_size > left:
-                left_out.append(f"the agent's log {shown} was left out: {entry.st_size} bytes are too many")
+                left_out.append(
+                    f"the agent's log {shown} was left out: {entry.st_size} bytes exceed the limit"
+                )
             elif os.path.lexists(target / inner / name):
-                left_out.append(f"the agent's log {shown} was left out: the runner has a file of that name")
+                left_out.append(f"the agent's log {shown} was left out: the runner wrote a file of that name")
             else:
                 left -= entry.st_size
                 _copy(file, target / inner / name)

@@ -1,6 +1,6 @@
-"""The container of an isolated run (privileged, without a network), and its image store.
+"""The container of an isolated run, and the volume that keeps its images between runs.
 
-The store is a volume that outlives the run, for one run at a time.
+The container is privileged and has no network. A volume serves one run at a time.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from runner.jobs.errors import JobError
 ISOLATED_KIND = "isolated-run"
 STORE_KIND = "store"
 _MAX_STORES = 64
-# What an engine says that lists the host's network interfaces while another container's comes or goes.
+# The engine's error when another container's network interface comes or goes while it starts one.
 _RACE = "no such network interface"
 _STARTS = 3
-# Folders of the container's own that no folder of the host may take the place of.
+# The container's own folders, which no folder of the host may hide.
 _TAKEN = (
     "/usr",
     "/etc",
@@ -48,7 +48,7 @@ _TAKEN = (
 
 
 def folder_mounts(read_only: Iterable[Path], writable: Iterable[Path]) -> list[Mount]:
-    """Folders of the host at their own paths, so that what is written inside reads the same outside.
+    """Mount folders of the host at their own paths, so that a path means the same on both sides.
 
     Raises JobError for a folder that would hide a part of the container's own system.
     """
@@ -57,7 +57,8 @@ def folder_mounts(read_only: Iterable[Path], writable: Iterable[Path]) -> list[M
         for path in sorted(set(paths)):
             if any(Path(taken) == path or Path(taken).is_relative_to(path) for taken in _TAKEN):
                 raise JobError(
-                    f"--isolation dind cannot show {path} at its own place inside: move it elsewhere"
+                    f"--isolation dind cannot mount {path} at the same path in its container: "
+                    "move it to another folder"
                 )
             mounts.append(Mount(str(path), str(path), type="bind", read_only=closed))
     return mounts
@@ -67,7 +68,7 @@ def folder_mounts(read_only: Iterable[Path], writable: Iterable[Path]) -> list[M
 async def isolated_container(
     engine: Engine, *, image: str, volume: str, shared: SharedDir, mounts: list[Mount], network: str
 ) -> AsyncGenerator[str]:
-    """The container while it runs; its id. Raises JobError with what to do where the engine refuses."""
+    """Start the container, yield its id, and remove it at the end. Raises JobError where it cannot start."""
     name = f"{PREFIX}isolated-{secrets.token_hex(4)}"
     options: dict[str, Any] = {
         "image": image,
@@ -76,7 +77,7 @@ async def isolated_container(
         "privileged": True,
         "network_mode": network,
         "init": True,
-        # Should this process be killed, the inside ends itself, and the engine removes what is left of it.
+        # If this process is killed, the inner runner exits, and the engine removes the container.
         "auto_remove": True,
         "log_config": {"Type": "none"},
         "stop_signal": "SIGKILL",
@@ -99,7 +100,7 @@ async def isolated_container(
 
 
 async def still_runs(engine: Engine, container: str) -> bool:
-    """Whether it is there and runs."""
+    """Return whether the container exists and runs."""
     try:
         state = await engine.call(engine.api.inspect_container, container)
     except EnvironmentLost:
@@ -123,8 +124,8 @@ def _start(engine: Engine, options: dict[str, Any]) -> str:
 def _refusal(words: str) -> str:
     if "caps" in words or "operation not permitted" in words or "privileged" in words.lower():
         return (
-            f"this host's engine runs no privileged container, which --isolation dind needs: {words}; "
-            "`capstan doctor` says more; --isolation process needs none"
+            f"--isolation dind needs a privileged container, and the Docker engine refused one: {words}; "
+            "run `capstan doctor` for the reason, or use --isolation process"
         )
     return f"the isolated runner's container did not start: {words}"
 
@@ -133,7 +134,7 @@ def _refusal(words: str) -> str:
 def claim_store(cache_dir: Path) -> Generator[str]:
     """Yield the name of a volume that no other run uses; the first free one, so that it is warm.
 
-    The kernel gives the claim back when this process dies in any way. Raises JobError.
+    The kernel releases the claim when this process dies in any way. Raises JobError.
     """
     folder = cache_dir / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,9 +152,9 @@ def claim_store(cache_dir: Path) -> Generator[str]:
             return
         finally:
             os.close(descriptor)
-    raise JobError(f"{_MAX_STORES} isolated runs are under way already: wait for one to end")
+    raise JobError(f"{_MAX_STORES} isolated runs are under way: wait for one to end")
 
 
 async def ensure_volume(engine: Engine, name: str) -> None:
-    """Makes the volume, unless it is there. It has no owner: only `capstan cleanup --images` removes it."""
+    """Make the volume if it is missing. It has no owner, so only `capstan cleanup --images` removes it."""
     await engine.call(engine.client.volumes.create, name, labels={LABEL_KIND: STORE_KIND})

@@ -1,4 +1,4 @@
-"""The inner engine: dockerd on a unix socket, without any network of its own."""
+"""The inner Docker engine: dockerd on a unix socket, with no network of its own."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _POLL_SEC = 0.05
 _GROUPS = Path("/sys/fs/cgroup")
 _COMMAND = (
     "/usr/sbin/dockerd",
-    # There is nothing to bridge to: containers have no network, or the container's own.
+    # Task containers have no network, or share the isolated container's.
     *("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
-    # To make itself harder to kill than others takes a capability that not every host gives.
+    # dockerd lowers its score by default, which takes a capability that some hosts withhold.
     "--oom-score-adjust=0",
 )
 
 
 class EngineFailed(Exception):
-    """It does not answer. One line."""
+    """The inner engine does not answer. The message is one line."""
 
 
 @asynccontextmanager
 async def running_engine(shared: SharedDir, *, group: int) -> AsyncGenerator[None]:
-    """The engine while it runs; `group` (a gid) may use its socket. Raises EngineFailed."""
+    """Run the engine. The group with the gid `group` may use its socket. Raises EngineFailed."""
     delegate_groups()
     with shared.engine_log.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
@@ -73,14 +73,17 @@ async def _answers_now() -> bool:
 
 
 def delegate_groups() -> None:
-    """Control groups version 2: a group with processes in it may hand no controller on to groups below it."""
+    """Move all processes out of the root control group, so that it can delegate its controllers.
+
+    In version 2 of control groups, a group that holds processes cannot enable controllers below it.
+    """
     controllers = _GROUPS / "cgroup.controllers"
     if not controllers.is_file():
         return
     first = _GROUPS / "init"
     first.mkdir(exist_ok=True)
     for pid in (_GROUPS / "cgroup.procs").read_text().split():
-        with contextlib.suppress(OSError):  # it has ended meanwhile, or is the kernel's
+        with contextlib.suppress(OSError):  # the process has ended, or belongs to the kernel
             (first / "cgroup.procs").write_text(pid)
     for name in controllers.read_text().split():
         with contextlib.suppress(OSError):

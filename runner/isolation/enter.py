@@ -1,6 +1,6 @@
-"""The first program inside an agent's walls: shuts doors, offers the relay on loopback, becomes the agent.
+"""Start a confined agent: filter system calls, forward a loopback port to the relay, then exec the agent.
 
-``python -I -S enter.py SOCKET PORT COMMAND…``. Stdlib only.
+Run as `python -I -S enter.py SOCKET PORT COMMAND…`. Uses the standard library only.
 """
 
 # ruff: noqa: PTH118, PTH120
@@ -21,8 +21,8 @@ NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
 NEW_NAMESPACES = 0x7E020000  # all CLONE_NEW… flags of clone(2)
 FOREIGN_ABI = 0x40000000  # x32 on x86-64
 
-# What no agent needs and what has opened kernels before: mounts, namespaces, tracing, keys, BPF, io_uring.
-# First column: x86-64, second: arm64 (asm/unistd.h).
+# System calls that no agent needs and that kernel exploits have used: mounts, namespaces, tracing, keys,
+# BPF, io_uring. Numbers for x86-64 and arm64, from asm/unistd.h.
 REFUSED = {
     "ptrace": (101, 117),
     "pivot_root": (155, 41),
@@ -66,7 +66,7 @@ CLONE3 = 435
 
 def main() -> None:
     socket_path, port, command = sys.argv[1], sys.argv[2], sys.argv[3:]
-    shut_doors()
+    filter_system_calls()
     readable, writable = os.pipe()
     if os.fork() == 0:
         forward(socket_path, port, writable)
@@ -74,12 +74,12 @@ def main() -> None:
     if not os.read(readable, 1):
         sys.exit("the relay cannot be offered on loopback")
     os.close(readable)
-    environ = {name: value for name, value in os.environ.items() if name != "PWD"}  # bubblewrap's own
+    environ = {name: value for name, value in os.environ.items() if name != "PWD"}  # set by bubblewrap
     os.execve(command[0], command, environ)
 
 
 def program(machine: str) -> bytes:
-    """The filter as instructions of BPF; raises KeyError for a machine whose numbers are not known here."""
+    """Return the filter as BPF instructions. Raises KeyError for an unknown machine."""
     column, audit, clone = MACHINES[machine]
     refuse = struct.pack("<HBBI", RETURN, 0, 0, REFUSE | errno.EPERM)
     absent = struct.pack("<HBBI", RETURN, 0, 0, REFUSE | errno.ENOSYS)
@@ -89,21 +89,21 @@ def program(machine: str) -> bytes:
         return struct.pack("<HBBI", LOAD, 0, 0, offset)
 
     def unless(comparison: int, value: int, skip: int = 1) -> bytes:
-        """Goes on with the next instruction where it holds, else leaves out `skip` of them."""
+        """Skip the next `skip` instructions unless the comparison holds."""
         return struct.pack("<HBBI", comparison, 0, skip, value)
 
     parts = [load(ARCHITECTURE), struct.pack("<HBBI", EQUAL, 1, 0, audit), refuse]
     parts += [load(NUMBER), unless(AT_LEAST, FOREIGN_ABI), refuse]
     for numbers in REFUSED.values():
         parts += [unless(EQUAL, numbers[column]), refuse]
-    # clone3 takes its flags in memory, where no filter sees them; without it the C library takes clone.
+    # clone3 takes its flags in memory, which a filter cannot read. Without it, the C library calls clone.
     parts += [unless(EQUAL, CLONE3), absent]
     parts += [unless(EQUAL, clone, 3), load(FIRST_ARGUMENT), unless(ANY_BIT, NEW_NAMESPACES), refuse, allow]
     return b"".join(parts)
 
 
-def shut_doors() -> None:
-    """Refuses the system calls above to this process and all that come from it. Needs no_new_privs."""
+def filter_system_calls() -> None:
+    """Refuse the system calls above to this process and its descendants. Needs no_new_privs."""
     try:
         code = program(platform.machine())
     except KeyError:
@@ -116,7 +116,7 @@ def shut_doors() -> None:
 
 
 def forward(socket_path: str, port: str, ready: int) -> None:
-    """In the child: the forwarder. What it prints says that it listens. Never returns."""
+    """Become the forwarder, in the child process. It writes to `ready` once it listens. Never returns."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

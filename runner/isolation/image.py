@@ -1,4 +1,4 @@
-"""The image of the isolated runner: built once for each state of what goes into it."""
+"""The image of the isolated runner, built once for each state of its inputs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from runner.jobs.errors import JobError
 BASE_VARIABLE = "CAPSTAN_DIND_BASE"
 DEFAULT_BASE = "debian:bookworm-slim"
 REPOSITORY = f"{PREFIX}runner"
-# What pip needs where its index is not the usual one. An address with a password in it would stay in the
-# image's history, so it is left out.
+# Passed to the build for hosts with a package index of their own. An address that holds a password is left
+# out, because it would stay in the image's history.
 _INDEX_VARIABLE = "PIP_INDEX_URL"
 
 _HERE = Path(__file__).resolve().parent
@@ -36,14 +36,14 @@ _SKIPPED = frozenset({"__pycache__"})
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """All that the image is made of. `files` are its build context, by their path there."""
+    """Everything the image is made of. `files` is its build context, by path."""
 
     base: str
     files: dict[str, bytes]
 
     @classmethod
     def collect(cls, base: str) -> BuildInputs:
-        """The Dockerfile, the lock file and the runner, as they lie here. Raises JobError."""
+        """Read the Dockerfile, the lock file and the runner from this checkout. Raises JobError."""
         if not _LOCK.is_file():
             raise JobError(f"{_LOCK} is missing: the isolated runner's image is built from a checkout")
         files = {"Dockerfile": (_HERE / "Dockerfile").read_bytes(), "runner.txt": _LOCK.read_bytes()}
@@ -55,7 +55,7 @@ class BuildInputs:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over the base's name and all files."""
+        """The SHA-256, in hex, of the base's name and all files."""
         lines = [f"{name}\0{hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(self.files.items())]
         return hashlib.sha256("".join([f"{self.base}\n", *lines]).encode()).hexdigest()
 
@@ -65,7 +65,7 @@ class BuildInputs:
         return f"{REPOSITORY}:{self.digest[:24]}"
 
     def context(self) -> io.BytesIO:
-        """The build context: always the same bytes, so that layers are found again."""
+        """Return the build context, byte for byte the same each time so that layers are reused."""
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for name, data in sorted({**self.files, "certificates.crt": _certificates()}.items()):
@@ -79,7 +79,7 @@ class BuildInputs:
 async def ensure_runner_image(
     engine: Engine, settings: DockerSettings, note: Callable[[str], None]
 ) -> ImageInfo:
-    """The image, built if it is not here. Raises JobError with the end of the build's log."""
+    """Return the image, and build it if it is missing. Raises JobError with the end of the build's log."""
     base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
     inputs = await asyncio.to_thread(BuildInputs.collect, base)
     async with one_at_a_time(settings, inputs.tag):
@@ -89,7 +89,7 @@ async def ensure_runner_image(
         await _build(engine, inputs)
         found = await find_image(engine, inputs.tag)
     if found is None:
-        raise JobError(f"the isolated runner's image was built, but {inputs.tag} is not there")
+        raise JobError(f"the isolated runner's image was built, but the engine has no {inputs.tag}")
     return found
 
 
@@ -137,7 +137,7 @@ async def _build(engine: Engine, inputs: BuildInputs) -> None:
 
 
 def _certificates() -> bytes:
-    """The certificates that this machine trusts; empty where they are not in one file."""
+    """Return the certificates that this host trusts; empty where they are not in one file."""
     places = [os.environ.get("PIP_CERT"), os.environ.get("SSL_CERT_FILE")]
     places += [ssl.get_default_verify_paths().cafile, "/etc/ssl/certs/ca-certificates.crt"]
     for place in places:

@@ -1,4 +1,4 @@
-"""The inner side of an isolated run: the program of the container. It runs the trials it is sent."""
+"""The inner side of an isolated run: the container's program, which runs the trials it is sent."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ from runner.trials import Trial
 RELAY_SOCKET = Path("/run/capstan-relay.sock")
 _EVERYBODY = 0o666
 _PROGRESS_SEC = 0.5
-# Nobody resolves the name: the connection is a unix socket's.
+# The host name is never resolved: the connection goes over a unix socket.
 _OUTER_URL = "http://relay"
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
 
 
 class OuterRelay(LiveUpstream):
-    """Passes each call to the outer relay, with the account that a try of a trial has there.
+    """Pass each call to the outer relay, with the token of the trial's account there.
 
     Args:
-        socket_path: Of the outer relay.
-        mode, scripted: What the outer relay says of its answers.
+        socket_path: The unix socket of the outer relay.
+        mode: The mode that the outer relay reports for its answers.
+        scripted: Whether its answers are scripted.
     """
 
     def __init__(self, socket_path: Path, *, mode: str, scripted: bool) -> None:
@@ -62,7 +63,7 @@ class OuterRelay(LiveUpstream):
         )
         self.mode = mode
         self.tokens: dict[str, str] = {}
-        """The account of the next try of each trial, by the trial's name. It serves one try."""
+        """The token for the next try of each trial, by the trial's name. It serves one try."""
         self._scripted = scripted
         self._of_run: dict[str, str] = {}
 
@@ -99,7 +100,7 @@ class InnerRunner:
     )
 
     async def serve(self) -> None:
-        """Follow the outer side's messages for ever. An outer side that is gone ends this process."""
+        """Handle the outer side's messages for ever. Exit the process when the outer side is gone."""
         reporting = asyncio.create_task(self._report_progress(), name="progress")
         try:
             while True:
@@ -159,7 +160,7 @@ class InnerRunner:
 
 
 async def main() -> None:
-    """Run the trials of the one job that this container is for."""
+    """Run the trials of this container's job."""
     shared = SharedDir(INSIDE)
     os.environ["DOCKER_HOST"] = f"unix://{shared.engine}"
     reader, writer = await asyncio.open_unix_connection(shared.control, limit=LINE_BYTES)
@@ -189,11 +190,11 @@ async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncGenerat
     """Prepare the agent and a relay of this side's own, so that each agent has its own account."""
     os.environ.update(setup.image_variables)
     os.environ["PULL_IF_NOT_EXISTS"] = "false"
-    # The container's own network: none, or a bridge if tasks may have one.
+    # Task containers share this container's network: none, or a bridge if tasks may have one.
     os.environ["CONTAINER_NETWORK_MODE"] = "host"
-    # Requirements that the image does not meet fail at once, not by timeouts.
+    # Without this, requirements that the image does not meet would fail only after timeouts.
     os.environ["PIP_NO_INDEX"] = "1"
-    # The engine is this job's alone: what an earlier job left in it has no owner any more.
+    # This job alone uses the engine, so anything in it was left by an earlier job.
     await clean_up(shared_engine(), everything=True)
     directory = JobDirectory(Path(setup.job_dir))
     lock = read_lock(directory.lock)
@@ -222,11 +223,11 @@ async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncGenerat
 
 
 def _unchanged(text: str) -> str:
-    return text  # this side never holds the real key
+    return text  # the inner side never holds the real key
 
 
 def hand_over(root: Path, uid: int, gid: int) -> None:
-    """Give what was written to the job's owner."""
+    """Make the job's owner the owner of everything below `root`."""
     if uid == 0 or not root.exists():
         return
     os.chown(root, uid, gid)

@@ -1,6 +1,6 @@
 """The messages between the two sides of an isolated run: JSON lines over a unix socket.
 
-Its end is a message as well: the inner side exits when it can no longer hear the outer side.
+The inner side exits when the connection closes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LINE_BYTES = 64 * 1024 * 1024
 
 
 class Ready(BaseModel):
-    """Inner: the engine answers; images may come."""
+    """From the inner side: the engine answers, and images can be loaded."""
 
     type: Literal["ready"] = "ready"
 
 
 class Note(BaseModel):
-    """Inner: a line for a person."""
+    """From the inner side: a line to show to the user."""
 
     type: Literal["note"] = "note"
     line: str
@@ -31,7 +31,7 @@ class Note(BaseModel):
 
 
 class TrialMoved(BaseModel):
-    """Inner: a trial is in another phase or has used more of the model."""
+    """From the inner side: a trial's phase or model usage has changed."""
 
     type: Literal["moved"] = "moved"
     number: int
@@ -40,7 +40,7 @@ class TrialMoved(BaseModel):
 
 
 class TrialEnded(BaseModel):
-    """Inner: a try of a trial has its record, which is in its folder."""
+    """From the inner side: a try of a trial has ended, and its record is in its folder."""
 
     type: Literal["ended"] = "ended"
     number: int
@@ -49,7 +49,7 @@ class TrialEnded(BaseModel):
 
 
 class TrialLost(BaseModel):
-    """Inner: the files of a trial could not be written."""
+    """From the inner side: the files of a trial could not be written."""
 
     type: Literal["lost"] = "lost"
     number: int
@@ -57,7 +57,7 @@ class TrialLost(BaseModel):
 
 
 class Failed(BaseModel):
-    """Inner, last: no trial can be run, for this reason."""
+    """From the inner side, as its last message: the reason why no trial can run."""
 
     type: Literal["failed"] = "failed"
     message: str
@@ -65,14 +65,17 @@ class Failed(BaseModel):
 
 
 class Setup(BaseModel):
-    """Outer, first: what the trials share. All paths are the same on both sides.
+    """From the outer side, first: what all trials share. Paths are the same on both sides.
 
     Attributes:
         job_dir: The job's folder, with its lock.json.
-        agent, model: What the records say of them.
-        model_mode, scripted: What the outer relay says of its answers.
-        image_variables: Variables that say how images are named.
-        uid, gid: The owner of what is written.
+        agent: The agent as the records describe it.
+        model: The model as the records describe it.
+        model_mode: The mode that the outer relay reports for its answers.
+        scripted: Whether its answers are scripted.
+        image_variables: The environment variables that decide the names of images.
+        uid: The user who owns the files that are written.
+        gid: The group that owns them.
     """
 
     type: Literal["setup"] = "setup"
@@ -87,7 +90,10 @@ class Setup(BaseModel):
 
 
 class RunTrial(BaseModel):
-    """Outer: run one try of a trial. `token` is its account at the outer relay, if it needs a model."""
+    """From the outer side: run one try of a trial.
+
+    `token` is that of its account at the outer relay; None for an agent that needs no model.
+    """
 
     type: Literal["run"] = "run"
     number: int
@@ -100,7 +106,7 @@ class RunTrial(BaseModel):
 
 
 class CancelTrial(BaseModel):
-    """Outer: end this try in an orderly way; `TrialEnded` still comes."""
+    """From the outer side: cancel this try. `TrialEnded` still follows."""
 
     type: Literal["cancel"] = "cancel"
     number: int
@@ -133,7 +139,7 @@ class Link:
         return _MESSAGES.validate_json(line) if line.endswith(b"\n") else None
 
     async def close(self) -> None:
-        """Send what is queued, and hang up."""
+        """Send what is queued, then close the connection."""
         with contextlib.suppress(OSError, RuntimeError):
             await self._writer.drain()
             self._writer.close()

@@ -1,4 +1,4 @@
-"""What a host lacks for `--isolation dind`, for `capstan doctor`: starts one container, and removes it."""
+"""Check for `capstan doctor` whether this host can run `--isolation dind`."""
 
 from __future__ import annotations
 
@@ -20,39 +20,44 @@ _LACKS_CAPABILITY = "caps"
 
 
 @dataclass(frozen=True)
-class Found:
-    """`words` for a person; `mend` is what to do, where something is missing."""
+class ProbeResult:
+    """Whether the host can, a sentence about it, and the remedy where there is one."""
 
     usable: bool
-    words: str
-    mend: str | None = None
+    message: str
+    remedy: str | None = None
 
 
-async def probe() -> Found:
-    """Looks at the engine's address, the images that are here, and whether a privileged container starts."""
+async def probe() -> ProbeResult:
+    """Check the engine's address, its images, and whether a privileged container starts.
+
+    Starts one container, and removes it.
+    """
     engine = shared_engine()
     base_url = str(engine.api.base_url)
     if not base_url.startswith("http+docker://"):
-        return Found(False, f"the engine at {base_url} is not on this machine", "unset DOCKER_HOST")
+        return ProbeResult(False, f"the engine at {base_url} is not on this machine", "unset DOCKER_HOST")
     try:
-        image = await engine.call(_an_image, engine)
+        image = await engine.call(_find_image, engine)
         if image is None:
             base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
-            return Found(
-                True, f"its image will be built from {base}, which is not here yet", f"docker pull {base}"
+            return ProbeResult(
+                True,
+                f"its image will be built from {base}, which the engine does not have yet",
+                f"docker pull {base}",
             )
         await engine.call(_start_privileged, engine, image)
     except (APIError, EnvironmentLost, DockerException) as error:
         words = str(getattr(error, "explanation", None) or error)
-        mend = "use a host whose engine may run privileged containers, or --isolation process"
+        remedy = "use a host whose engine may run privileged containers, or --isolation process"
         if _LACKS_CAPABILITY in words:
-            mend = "let the engine's runtime leave out the capabilities that this host lacks"
-        return Found(False, f"privileged containers do not start: {words}", mend)
-    return Found(True, "privileged containers start; --isolation dind can run")
+            remedy = "let the engine's runtime leave out the capabilities that this host lacks"
+        return ProbeResult(False, f"privileged containers do not start: {words}", remedy)
+    return ProbeResult(True, "privileged containers start; --isolation dind can run")
 
 
-def _an_image(engine: Engine) -> str | None:
-    """The runner's own image, or its base: whichever is here."""
+def _find_image(engine: Engine) -> str | None:
+    """Return the id of the runner's image or of its base, whichever the engine has."""
     base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
     for name in (REPOSITORY, base):
         found: list[dict[str, Any]] = engine.api.images(name=name)

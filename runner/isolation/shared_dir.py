@@ -1,4 +1,4 @@
-"""The folder that both sides of an isolated run share: sockets, the submission, logs."""
+"""The folder that both sides of an isolated run share, with sockets, the submission and logs."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class SharedDir:
 
 @contextlib.contextmanager
 def open_shared_dir() -> Generator[SharedDir]:
-    """Make one for this user alone, and remove it at the end.
+    """Make the folder for this user alone, and remove it at the end.
 
-    One of a killed runner is removed by `remove_stale_shared_dirs`.
+    `remove_stale_shared_dirs` removes the folder of a killed runner.
     """
     root = owned_directory(_PREFIX)
     try:
@@ -66,7 +66,7 @@ def open_shared_dir() -> Generator[SharedDir]:
 
 
 def remove_stale_shared_dirs() -> list[Path]:
-    """Remove the folders of runners that are dead. Return them."""
+    """Remove the folders of dead runners, and return them."""
     removed: list[Path] = []
     for path in orphaned_directories(_PREFIX, (tempfile.gettempdir(),)):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Brings task images into the inner engine: only those that it lacks."""
+"""Bring task images into the inner engine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TIMEOUT_SEC = 900
 
 
 def bring_image(engine: Engine, inner_socket: str, image: ImageInfo) -> bool:
-    """Load an image into the inner engine, unless its id is there, and give it its name. Blocks.
+    """Load an image into the inner engine if it lacks it, and tag it. Blocks.
 
-    Returns whether it had to be loaded. Raises JobError where an engine refuses.
+    Returns whether it was loaded. Raises JobError where an engine refuses.
     """
     inner = docker.DockerClient(base_url=f"unix://{inner_socket}", timeout=_TIMEOUT_SEC)
     try:

@@ -123,7 +123,7 @@ def test_a_scripted_model_is_said_to_be_one_wherever_results_are_shown(tmp_path:
     assert verdict(done.stdout)["score"] == 1, done.stdout + done.stderr
     shown = runner(tmp_path, "show")
     for text in (done.stdout, shown.stdout):
-        assert "scripted (scripts): no model thought" in text
+        assert "scripted (scripts): no LLM was called" in text
     trial = json.loads(runner(tmp_path, "show", "--json").stdout)["trials"][0]
     assert trial["model"] == {"canned": True, "label": "scripted (scripts)", "name": "deepseek-v4-pro"}
 

@@ -14,7 +14,7 @@ sys.path.insert(0, {root!r})
 from runner.isolation import enter
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-enter.shut_doors()
+enter.filter_system_calls()
 assert libc.unshare(0x10000000) == -1 and ctypes.get_errno() == 1
 assert libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == -1 and ctypes.get_errno() == 1
 # What any program does goes on: threads, processes, files.
