@@ -12,7 +12,7 @@ from runner.jobs.errors import JobError
 
 @pytest.mark.parametrize("path", ["/", "/usr", "/etc", "/run", "/var", "/var/lib", "/var/lib/docker"])
 def test_no_folder_takes_the_place_of_the_containers_own(path: str):
-    with pytest.raises(JobError, match="--isolation dind cannot show"):
+    with pytest.raises(JobError, match="--isolation dind cannot mount"):
         folder_mounts([Path(path)], [])
 
 
