@@ -26,8 +26,8 @@ def _entry(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def pack_dirs(sources: Mapping[str, Path], file: BinaryIO) -> None:
     """Write the contents of folders as one tar, owned by root, modes and links kept.
 
-    `sources` maps the name that a folder gets in the tar ("" for its top) to the folder; the parts of a name
-    are made as folders with mode 755.
+    `sources` maps the name that a folder gets in the tar ("" for its top) to the folder; the parts
+    of a name are made as folders with mode 755.
 
     Raises:
         TransferError: A source is no folder or cannot be read.
@@ -69,11 +69,13 @@ def pack_file(source: Path, file: BinaryIO, name: str) -> None:
 
 
 def unpack_dir(file: BinaryIO, target: Path, folder: str = "") -> None:
-    """Unpack what a tar from an environment holds below `folder` into `target`, with no trust in the sender.
+    """Unpack what a tar from an environment holds below `folder` into `target`, with no trust in
+    the sender.
 
-    Left out: devices and pipes, links that lead outside `target`, absolute and `..` names. Modes lose set-id
-    bits and write bits of group and others; the owner may always read and write. Ownership is the caller's.
-    (tarfile's own extraction filters would do; Debian 12's Python 3.11.2 does not have them.)
+    Left out: devices and pipes, links that lead outside `target`, absolute and `..` names. Modes
+    lose set-id bits and write bits of group and others; the owner may always read and write.
+    Ownership is the caller's. (tarfile's own extraction filters would do; Debian 12's Python 3.11.2
+    does not have them.)
 
     Raises:
         TransferError: The archive is broken, or the host's disk is full.
@@ -140,7 +142,8 @@ def _below(name: str, prefix: tuple[str, ...]) -> str | None:
 
 
 def unpack_file(file: BinaryIO, target: Path) -> None:
-    """Write the content of the one regular file in a tar to `target`, its mode kept but for set-id bits.
+    """Write the content of the one regular file in a tar to `target`, its mode kept but for set-id
+    bits.
 
     Raises:
         TransferError: The first member is no regular file.

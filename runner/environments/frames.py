@@ -1,16 +1,18 @@
-"""The wire between runner and supervisor.sh: requests as shell text, answers as framed bytes. Pure."""
+"""The wire between runner and supervisor.sh: requests as shell text, answers as framed bytes.
+Pure."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
 
-from runner.environments.base import MAX_COMMAND_BYTES
+from runner.environments.base import MAX_COMMAND_BYTES, OUTPUT_LIMIT_BYTES
 
 SUPERVISOR = resources.files("runner.environments").joinpath("supervisor.sh").read_bytes()
 
@@ -33,7 +35,8 @@ def quote(data: bytes) -> bytes:
 
 
 def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list[bytes], bool]:
-    """(command, NAME=value words, whether `export` may set them all rather than `env`), checked and encoded.
+    """(command, NAME=value words, whether `export` may set them all rather than `env`), checked and
+    encoded.
 
     Raises:
         OSError: E2BIG, where the command or a variable would not fit into one argument of execve.
@@ -54,7 +57,8 @@ def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list
 
 
 def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> bytes:
-    """The line (or lines) that makes the supervisor run a command. Raises as `environment_words`."""
+    """The line (or lines) that makes the supervisor run a command. Raises as
+    `environment_words`."""
     encoded, variables, by_export = environment_words(command, env)
     function = b"capstan_run " if by_export else b"capstan_run_env "
     words = [_bytes(cwd, "cwd"), encoded, *variables]
@@ -77,10 +81,10 @@ class Phase(Enum):
 
 @dataclass
 class FrameParser:
-    """Reads the answer to one request out of a channel's byte stream, however it is cut up.
+    """Reads the answer to one request out of a session's byte stream, however it is cut up.
 
-    `output` is called with the command's output as it comes. `pid` is known from RUNNING on, `return_code`
-    from DRAINING on. Bytes after the end of the command are nobody's and are dropped.
+    `output` is called with the command's output as it comes. `pid` is known from RUNNING on,
+    `return_code` from DRAINING on. Bytes after the end of the command are nobody's and are dropped.
     """
 
     nonce: str
@@ -113,13 +117,15 @@ class FrameParser:
                 del self._buffer[: -len(marker)]
 
     def flush(self) -> None:
-        """Hand on what was held back as the possible beginning of a marker: the stream ends without one."""
+        """Hand on what was held back as the possible beginning of a marker: the stream ends
+        without one."""
         if self.phase is Phase.RUNNING and self._buffer:
             self.output(bytes(self._buffer))
             self._buffer.clear()
 
     def _take_marker(self, marker: bytes, keep: int | None) -> bytes | None:
-        """The rest of the marker's line, once it is there whole; what stands before it goes to `output`.
+        """The rest of the marker's line, once it is there whole; what stands before it goes to
+        `output`.
 
         keep=0 drops what stands before it instead: a shell's complaint from before the command.
         """
@@ -135,3 +141,47 @@ class FrameParser:
         number = bytes(self._buffer[len(marker) : line_end - sure])
         del self._buffer[: line_end - sure + 1]
         return number
+
+
+class BoundedOutput:
+    """Collects bytes, keeping at most `limit` of them: the first half and the last half."""
+
+    def __init__(self, limit: int = OUTPUT_LIMIT_BYTES) -> None:
+        self._head_limit = limit // 2
+        self._tail_limit = limit - self._head_limit
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes seen in all."""
+        return self._total
+
+    def add(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self._total += len(data)
+        room = self._head_limit - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if not data:
+            return
+        self._tail.append(data)
+        self._tail_size += len(data)
+        while self._tail_size - len(self._tail[0]) >= self._tail_limit:
+            self._tail_size -= len(self._tail.popleft())
+
+    def getvalue(self) -> bytes:
+        """What was kept, with one line in the place of what was not."""
+        tail = b"".join(self._tail)[-self._tail_limit :] if self._tail else b""
+        missing = self._total - len(self._head) - len(tail)
+        if missing <= 0:
+            return bytes(self._head) + tail
+        return bytes(self._head) + b"\n[%d bytes of output left out here]\n" % missing + tail
+
+    def text(self) -> str | None:
+        """The same as text; bytes that are no UTF-8 become U+FFFD. None if there was no output
+        at all."""
+        return self.getvalue().decode("utf-8", errors="replace") or None

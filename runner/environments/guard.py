@@ -17,15 +17,14 @@ from typing import BinaryIO, Protocol
 
 from runner.environments import archive
 from runner.environments.base import (
-    EnvironmentError_,
+    EnvironmentFailure,
     EnvironmentLost,
     GuardedResult,
     GuardedRun,
     TransferError,
 )
-from runner.environments.channel import ChannelPool
-from runner.environments.frames import FrameParser, Phase, environment_words, quote
-from runner.environments.output import BoundedOutput
+from runner.environments.frames import BoundedOutput, FrameParser, Phase, environment_words, quote
+from runner.environments.shell_session import ShellSessionPool
 
 _log = logging.getLogger(__name__)
 _FILES = resources.files("runner.environments")
@@ -37,18 +36,18 @@ COLLECT_LIMIT_SEC = 120.0
 COLLECT_LIMIT_BYTES = 512 * 1024 * 1024
 
 EXTRA_CAPABILITY = "wake_alarm"
-"""Given to the guarded command alone, so that processes without it may not look into /proc/<pid>/root of its
-processes (ptrace(2): the caller's capabilities must be a superset of the target's). All that it allows is to
-set timers that wake a sleeping machine."""
+"""Given to the guarded command alone, so that processes without it may not look into
+/proc/<pid>/root of its processes (ptrace(2): the caller's capabilities must be a superset of the
+target's). All that it allows is to set timers that wake a sleeping machine."""
 
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 
 
-class GuardUnavailable(EnvironmentError_):
+class GuardUnavailable(EnvironmentFailure):
     """No private root can be had here; the message says what is missing."""
 
 
-class GuardSession(Protocol):
+class GuardStreams(Protocol):
     """The three streams of one privileged process."""
 
     async def send(self, data: bytes) -> None: ...
@@ -136,8 +135,8 @@ def _assignments(**values: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def run_guarded_session(
-    session: GuardSession, script: GuardedScript, run: GuardedRun, pool: ChannelPool
+async def run_guarded(
+    session: GuardStreams, script: GuardedScript, run: GuardedRun, pool: ShellSessionPool
 ) -> GuardedResult:
     """See one guarded command through: contents in, output, time limit, results out.
 
@@ -216,7 +215,7 @@ async def run_guarded_session(
         session.close()
 
 
-async def _receive(session: GuardSession, nonce: str, spool: BinaryIO) -> None:
+async def _receive(session: GuardStreams, nonce: str, spool: BinaryIO) -> None:
     trailer = f"{nonce} done\n".encode()
     size, tail = 0, b""
     while data := await session.files():

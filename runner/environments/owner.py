@@ -1,4 +1,5 @@
-"""Who made a container or a sandbox, said in one word that outlives a SIGKILL and no reboot or pid reuse."""
+"""Who made a container or a sandbox, said in one word that outlives a SIGKILL and no reboot or
+pid reuse."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _OWNER_FILE = "owner"
 
 
 def _start_time(pid: int) -> str | None:
-    """Clock ticks from boot to the start of a process (field 22 of proc_pid_stat(5)); None if it is gone."""
+    """Clock ticks from boot to the start of a process (field 22 of proc_pid_stat(5)); None if it
+    is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -46,7 +48,8 @@ def current_owner() -> str:
 
 
 def is_alive(owner: str) -> bool:
-    """Whether that process still runs. One of another pid namespace, which nobody sees here, counts."""
+    """Whether that process still runs. One of another pid namespace, which nobody sees here,
+    counts."""
     parts = owner.split("/")
     if len(parts) != 4 or not parts[2].isdigit():
         return False
@@ -59,10 +62,11 @@ def is_alive(owner: str) -> bool:
 
 
 def owned_directory(prefix: str, *, place: str | None = None) -> Path:
-    """A new temporary folder for this user alone, which says who made it (`orphaned_directories`)."""
+    """A new temporary folder for this user alone, which says who made it
+    (`orphaned_directories`)."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-    # In one step: another runner that sweeps at this moment sees no owner, which counts as one that lives,
-    # or the whole of it.
+    # In one step: another runner that sweeps at this moment sees no owner, which counts as one that
+    # lives, or the whole of it.
     note = folder / f"{_OWNER_FILE}.new"
     note.write_text(current_owner(), encoding="ascii")
     note.rename(folder / _OWNER_FILE)

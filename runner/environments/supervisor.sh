@@ -1,11 +1,11 @@
-# The runner's end inside an environment: fed to `sh -s` on a channel's stdin, followed by one call a command.
+# The runner's end inside an environment: fed to `sh -s` on a shell session's stdin, followed by one call a command.
 # Plain POSIX sh; busybox counts. Everything it prints on stdout is framed by the nonce of the call:
 #
 #   <nonce> start <pid>     the command's session leader
 #   ...                     its output, stdout and stderr merged, as it comes
 #   \n<nonce> end <code>    its main process is gone
 #   ...                     what a background child still prints: nobody's output
-#   <nonce> free            nothing holds this channel's pipe any more: the next call may come
+#   <nonce> free            nothing holds this session's pipe any more: the next call may come
 #
 # The `cat` gives every command a pipe of its own, so that a background child that holds stdout neither hangs
 # the call nor prints into the next one.

@@ -1,4 +1,5 @@
-"""One trial's container: made with the task's limits and our labels, and removed without any grace."""
+"""One trial's container: made with the task's limits and our labels, and removed without any
+grace."""
 
 from __future__ import annotations
 
@@ -12,10 +13,9 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from docker.types import Ulimit
 
-from runner.environments.base import EnvironmentLost, EnvironmentSpec, EnvironmentStartError
+from runner.environments.base import DockerSettings, EnvironmentLost, EnvironmentSpec, EnvironmentStartError
 from runner.environments.docker.engine import Engine
 from runner.environments.docker.images import ImageInfo
-from runner.environments.docker.settings import DockerSettings
 from runner.environments.owner import PREFIX, current_owner
 
 _log = logging.getLogger(__name__)
@@ -25,11 +25,12 @@ LABEL_KIND = "capstan.kind"
 LABEL_TRIAL = "capstan.trial"
 
 PIDS_LIMIT = 4096
-"""Most processes in one container: far above what tasks need; a fork bomb stays in its container."""
+"""Most processes in one container: far above what tasks need; a fork bomb stays in its
+container."""
 
 REMOVE_LIMIT_SEC = 30.0
-# orphans, too. docker-init in its place would end with the sleep that it started.
-# orphans, too. docker-init in its place would end with the sleep that it had started.
+# pid 1 waits, so it reaps orphans. docker-init in its place would end with the sleep that it had
+# started.
 _IDLE = ["sh", "-c", "while :; do sleep 2147483647 & wait; done"]
 _MIB = 1024 * 1024
 
@@ -41,7 +42,8 @@ def labels_of(spec: EnvironmentSpec) -> dict[str, str]:
 
 
 class Container:
-    """A container from `create` to `remove`. `limits` says what of the task's limits is enforced, and how."""
+    """A container from `create` to `remove`. `limits` says what of the task's limits is
+    enforced, and how."""
 
     def __init__(self, engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> None:
         self._engine = engine
@@ -78,7 +80,8 @@ class Container:
             self.limits.append(f"storage {self._spec.storage_mb} MiB")
 
     def _can_do_without(self, complaint: str, options: dict[str, Any]) -> bool:
-        """Whether the engine's complaint is about something that we can leave out; then it is left out."""
+        """Whether the engine's complaint is about something that we can leave out; then it is
+        left out."""
         if "storage" in complaint.lower() and options.pop("storage_opt", None):
             self._engine.storage_quota = False
             options["ulimits"].append(self._file_size_limit())
@@ -115,7 +118,8 @@ class Container:
         return options
 
     async def _create_and_start(self, options: dict[str, Any]) -> None:
-        # If this task is cancelled, the thread goes on and may yet make the container: `remove` waits.
+        # If this task is cancelled, the thread goes on and may yet make the container: `remove`
+        # waits.
         self._making = asyncio.ensure_future(self._engine.call(self._make, dict(options)))
         self.id = await asyncio.shield(self._making)
 
@@ -125,7 +129,8 @@ class Container:
         return str(container.id)
 
     async def start_without_entrypoint(self, image: ImageInfo) -> None:
-        """Again, without the image's ENTRYPOINT (which did not run our command). Raises as `start`."""
+        """Again, without the image's ENTRYPOINT (which did not run our command). Raises as
+        `start`."""
         await self.remove()
         self.limits.clear()
         options = self._options(image)
@@ -141,7 +146,8 @@ class Container:
         return raw["State"]
 
     async def remove(self) -> None:
-        """Kill it and remove it with its anonymous volumes. A container that is gone is no error."""
+        """Kill it and remove it with its anonymous volumes. A container that is gone is no
+        error."""
         if self._making is None:
             return
         await asyncio.wait({self._making}, timeout=REMOVE_LIMIT_SEC)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from docker.errors import APIError, NotFound
 
 from runner.environments import archive
-from runner.environments.base import EnvironmentLost, TransferError
+from runner.environments.base import EnvironmentLost, FileMissing, TransferError
 from runner.environments.docker.engine import Engine
 
 _CHUNK_BYTES = 1024 * 1024
@@ -21,12 +21,9 @@ MakeFolder = Callable[[str], Awaitable[None]]
 """Makes a folder in the container with its parents, as root. Raises TransferError."""
 
 
-class NotThere(TransferError):
-    """The path does not exist in the container."""
-
-
 class ContainerFiles:
-    """Uploads and downloads of one container. Everything that comes out is unpacked without trust."""
+    """Uploads and downloads of one container. Everything that comes out is unpacked without
+    trust."""
 
     def __init__(self, engine: Engine, container_id: str, make_folder: MakeFolder) -> None:
         self._engine = engine
@@ -88,7 +85,7 @@ class ContainerFiles:
         try:
             return await self._engine.call(fetch)
         except NotFound as error:
-            raise NotThere(f"{path}: there is no such file in the container") from error
+            raise FileMissing(f"{path}: there is no such file in the container") from error
         except EnvironmentLost:
             raise
         except APIError as error:

@@ -1,4 +1,4 @@
-"""Plain exec: one `docker exec` a command, for containers in which no channel can live."""
+"""Plain exec: one `docker exec` a command, for containers in which no shell session can live."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from collections.abc import Mapping
 from docker.errors import APIError
 
 from runner.environments.base import ExecResult, ExecTimeout
-from runner.environments.channel import TERM_GRACE_SEC
 from runner.environments.docker.engine import Engine
 from runner.environments.docker.stream import STDERR, STDOUT, ExecStream, open_exec
-from runner.environments.frames import SUPERVISOR, FrameParser, Phase, environment_words, kill_request
-from runner.environments.output import BoundedOutput
+from runner.environments.frames import (
+    SUPERVISOR,
+    BoundedOutput,
+    FrameParser,
+    Phase,
+    environment_words,
+    kill_request,
+)
+from runner.environments.shell_session import TERM_GRACE_SEC
 
 _POLL_SEC = 0.1
 _DRAIN_SEC = 0.3
 
-# Tells its pid first (the exec is a session leader already), then waits for a line: so the attach stream is
-# being read before the command can print anything.
+# Tells its pid first (the exec is a session leader already), then waits for a line: so the attach
+# stream is being read before the command can print anything.
 _LAUNCH = (
     'IFS=" " read -r capstan_pid capstan_rest </proc/self/stat; read -r capstan_go; exec </dev/null; '
     'printf "%s start %s\\n" "$1" "$capstan_pid"; cd -- "$2" || exit 126; '
@@ -30,7 +36,7 @@ _LAUNCH = (
 
 
 class PlainExec:
-    """Runs commands one `docker exec` each. Same results as a channel, some 50 ms slower."""
+    """Runs commands one `docker exec` each. Same results as a shell session, some 50 ms slower."""
 
     def __init__(self, engine: Engine, container_id: str, *, root_user: str | None) -> None:
         self._engine = engine
@@ -82,7 +88,8 @@ class PlainExec:
                 parser.feed(data)
 
     async def _wait(self, stream: ExecStream, reader: asyncio.Task[None]) -> int:
-        """The exit code, once the main process is gone: its children may hold the stream for ever."""
+        """The exit code, once the main process is gone: its children may hold the stream for
+        ever."""
         while True:
             await asyncio.wait({reader}, timeout=_POLL_SEC)
             state = await self._engine.call(self._engine.api.exec_inspect, stream.exec_id)

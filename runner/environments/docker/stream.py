@@ -1,4 +1,5 @@
-"""The attach stream of one `docker exec`: frames taken apart, the socket read by the event loop itself.
+"""The attach stream of one `docker exec`: frames taken apart, the socket read by the event loop
+itself.
 
 Format of the frames: Docker Engine API, ContainerAttach, "Stream format".
 """
@@ -47,7 +48,8 @@ class Demultiplexer:
 
 
 class ExecStream:
-    """A ByteStream over the attach socket of one exec; its stderr is dropped unless `keep` says so."""
+    """A ByteStream over the attach socket of one exec; its stderr is dropped unless `keep` says
+    so."""
 
     def __init__(self, raw: Any, sock: socket.socket, exec_id: str) -> None:
         self.exec_id = exec_id
@@ -77,7 +79,7 @@ class ExecStream:
 
     async def write(self, data: bytes) -> None:
         if self._closed:
-            raise BrokenPipeError("the channel is closed")
+            raise BrokenPipeError("the session is closed")
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     def close(self) -> None:
