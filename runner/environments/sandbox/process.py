@@ -90,10 +90,9 @@ class SandboxProcess:
         info = os.read(read_end, 4096) if ready else b""
         os.close(read_end)
         if ready != b"ready\n":
-            complaint = (await self._bwrap.stderr.read()).decode("utf-8", errors="replace").strip()
-            raise EnvironmentStartError(
-                f"bubblewrap: {complaint.removeprefix('bwrap: ') or 'it ended at once'}"
-            )
+            said = (await self._bwrap.stderr.read()).decode("utf-8", errors="replace").strip()
+            said = said.removeprefix("bwrap: ")
+            raise EnvironmentStartError(f"bubblewrap: {said.partition('. ')[0] or 'it ended at once'}")
         self._init_pid = int(json.loads(info)["child-pid"])
 
     def _command(self, program: Path, info_fd: int) -> list[str]:
