@@ -1,5 +1,5 @@
-"""The wire between runner and supervisor.sh: requests as shell text, answers as framed bytes.
-Pure."""
+"""The protocol between runner and supervisor.sh: requests as shell text, answers as framed
+bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.environments.base import MAX_COMMAND_BYTES, OUTPUT_LIMIT_BYTES
 SUPERVISOR = resources.files("runner.environments").joinpath("supervisor.sh").read_bytes()
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-# Some shell or other keeps these to itself: read-only, or with side effects on the supervisor.
+# In some shells these are read-only, or have side effects on the supervisor.
 _RESERVED = re.compile(
     r"(UID|EUID|PPID|SHELLOPTS|BASHOPTS|IFS|BASH.*|GROUPS|RANDOM|SECONDS|LINENO|capstan_.*)\Z"
 )
@@ -30,13 +30,12 @@ def _bytes(text: str, what: str) -> bytes:
 
 
 def quote(data: bytes) -> bytes:
-    """One shell word that stands for exactly these bytes in every POSIX shell."""
+    """Return one shell word that stands for exactly these bytes in every POSIX shell."""
     return b"'" + data.replace(b"'", b"'\\''") + b"'"
 
 
 def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list[bytes], bool]:
-    """(command, NAME=value words, whether `export` may set them all rather than `env`), checked and
-    encoded.
+    """Return (command, NAME=value words, whether `export` can set them all), checked and encoded.
 
     Raises:
         OSError: E2BIG, where the command or a variable would not fit into one argument of execve.
@@ -57,7 +56,7 @@ def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list
 
 
 def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> bytes:
-    """The line (or lines) that makes the supervisor run a command. Raises as
+    """Return the line (or lines) that makes the supervisor run a command. Raises as
     `environment_words`."""
     encoded, variables, by_export = environment_words(command, env)
     function = b"capstan_run " if by_export else b"capstan_run_env "
@@ -66,12 +65,13 @@ def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> b
 
 
 def kill_request(nonce: str, pid: int, grace_sec: float) -> bytes:
-    """The line that makes the supervisor end a session and all its descendants, TERM first."""
+    """Return the line that makes the supervisor end a session and all its descendants, TERM
+    first."""
     return f"capstan_kill {nonce} {pid} {max(0, round(grace_sec * 10))}\n".encode()
 
 
 class Phase(Enum):
-    """Where the answer to one request stands."""
+    """How far the answer to one request has come."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -81,10 +81,10 @@ class Phase(Enum):
 
 @dataclass
 class FrameParser:
-    """Reads the answer to one request out of a session's byte stream, however it is cut up.
+    """Reads the answer to one request from a session's byte stream, however it is cut up.
 
     `output` is called with the command's output as it comes. `pid` is known from RUNNING on,
-    `return_code` from DRAINING on. Bytes after the end of the command are nobody's and are dropped.
+    `return_code` from DRAINING on. Bytes after the end of the command are dropped.
     """
 
     nonce: str
@@ -117,17 +117,16 @@ class FrameParser:
                 del self._buffer[: -len(marker)]
 
     def flush(self) -> None:
-        """Hand on what was held back as the possible beginning of a marker: the stream ends
-        without one."""
+        """Pass on bytes held back as the possible start of a marker. Call it when the stream has
+        ended."""
         if self.phase is Phase.RUNNING and self._buffer:
             self.output(bytes(self._buffer))
             self._buffer.clear()
 
     def _take_marker(self, marker: bytes, keep: int | None) -> bytes | None:
-        """The rest of the marker's line, once it is there whole; what stands before it goes to
-        `output`.
+        """Return the rest of the marker's line once it is complete. Bytes before it go to `output`.
 
-        keep=0 drops what stands before it instead: a shell's complaint from before the command.
+        keep=0 drops them instead: a shell's complaint from before the command.
         """
         at = self._buffer.find(marker)
         line_end = self._buffer.find(b"\n", at + len(marker)) if at >= 0 else -1
@@ -144,7 +143,7 @@ class FrameParser:
 
 
 class BoundedOutput:
-    """Collects bytes, keeping at most `limit` of them: the first half and the last half."""
+    """Collects bytes and keeps at most `limit` of them: the first half and the last half."""
 
     def __init__(self, limit: int = OUTPUT_LIMIT_BYTES) -> None:
         self._head_limit = limit // 2
@@ -156,7 +155,7 @@ class BoundedOutput:
 
     @property
     def total(self) -> int:
-        """Bytes seen in all."""
+        """Return the number of bytes seen."""
         return self._total
 
     def add(self, data: bytes) -> None:
@@ -174,7 +173,7 @@ class BoundedOutput:
             self._tail_size -= len(self._tail.popleft())
 
     def getvalue(self) -> bytes:
-        """What was kept, with one line in the place of what was not."""
+        """Return what was kept, with one line in place of what was left out."""
         tail = b"".join(self._tail)[-self._tail_limit :] if self._tail else b""
         missing = self._total - len(self._head) - len(tail)
         if missing <= 0:
@@ -182,6 +181,6 @@ class BoundedOutput:
         return bytes(self._head) + b"\n[%d bytes of output left out here]\n" % missing + tail
 
     def text(self) -> str | None:
-        """The same as text; bytes that are no UTF-8 become U+FFFD. None if there was no output
-        at all."""
+        """Return the same as text, with U+FFFD for bytes that are not UTF-8; None if there was
+        no output."""
         return self.getvalue().decode("utf-8", errors="replace") or None

@@ -1,6 +1,6 @@
 """Guarded commands: the verifier's files in a mount namespace of its own.
 
-Why and against what: docs/decisions/verifier-protection.md.
+docs/decisions/verifier-protection.md says why, and against what.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ COLLECT_LIMIT_SEC = 120.0
 COLLECT_LIMIT_BYTES = 512 * 1024 * 1024
 
 EXTRA_CAPABILITY = "wake_alarm"
-"""Given to the guarded command alone, so that processes without it may not look into
+"""Given to the guarded command only. Processes without it may not look into
 /proc/<pid>/root of its processes (ptrace(2): the caller's capabilities must be a superset of the
-target's). All that it allows is to set timers that wake a sleeping machine."""
+target's). It allows only to set timers that wake a sleeping machine."""
 
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 
 
 class GuardUnavailable(EnvironmentFailure):
-    """No private root can be had here; the message says what is missing."""
+    """A private root cannot be made here. The message says what is missing."""
 
 
 class GuardStreams(Protocol):
@@ -59,7 +59,7 @@ class GuardStreams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who runs the command, if not root."""
+    """The user who runs the command, if not root."""
 
     uid: int
     gid: int
@@ -138,7 +138,8 @@ def _assignments(**values: str) -> str:
 async def run_guarded(
     session: GuardStreams, script: GuardedScript, run: GuardedRun, pool: ShellSessionPool
 ) -> GuardedResult:
-    """See one guarded command through: contents in, output, time limit, results out.
+    """Run one guarded command: send its files, read its output, keep the time limit, receive the
+    results.
 
     Raises:
         GuardUnavailable: The private root could not be made; the command did not run.

@@ -1,9 +1,9 @@
-"""Persistent shell sessions in an environment: one long-lived `sh` each, which runs one command
-after another.
+"""Shell sessions in an environment: one long-lived `sh` each, which runs one command after another.
 
-A session runs one command at a time; commands side by side take several, opened when needed and
-kept. One whose last command left a child behind that holds its stdout is set aside (and read on, so
-that the child never blocks) until the child closes it.
+A session runs one command at a time. Commands side by side take several sessions, which are opened
+when needed and kept. A command can leave a child behind that holds the session's stdout. Such a
+session is not used until the child closes it; its output is read on, so that the child never
+blocks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ByteStream(Protocol):
     """Both directions of one process in the environment."""
 
     async def read(self) -> bytes:
-        """The next bytes of its output; b"" once it is gone."""
+        """Return the next bytes of its output; b"" once it is gone."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -46,17 +46,17 @@ class ByteStream(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close both directions."""
         ...
 
 
 Opener = Callable[[str | None], Awaitable[ByteStream]]
-"""Starts `sh -s` as a user of the environment (None: its default) and gives its streams."""
+"""Starts `sh -s` as a user of the environment (None: its default) and returns its streams."""
 
 
 class ShellSessionClosed(EnvironmentLost):
-    """A session's shell ended. `started` tells whether the command had begun; `output` is what
-    it printed."""
+    """A session's shell ended. `started` is true if the command had begun; `output` is what it
+    printed."""
 
     def __init__(self, started: bool, output: BoundedOutput) -> None:
         super().__init__("the environment's shell session ended")
@@ -65,7 +65,8 @@ class ShellSessionClosed(EnvironmentLost):
 
 
 class ShellSession:
-    """One supervisor shell and the answer to its current request. Use through ShellSessionPool."""
+    """One supervisor shell and the answer to its current request. Use it through
+    ShellSessionPool."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -77,12 +78,12 @@ class ShellSession:
 
     @property
     def idle(self) -> bool:
-        """Whether the next request may be sent."""
+        """Return whether the next request may be sent."""
         return not self.closed and (self._parser is None or self._parser.phase is Phase.FREE)
 
     @property
     def soon_idle(self) -> bool:
-        """Whether a command has just ended here, so that the session is likely to be free in a
+        """Return whether a command has just ended here, so the session is probably free in a
         moment."""
         draining = self._parser is not None and self._parser.phase is Phase.DRAINING
         return (
@@ -92,11 +93,11 @@ class ShellSession:
         )
 
     def reserve(self, parser: FrameParser) -> None:
-        """Take the session for one request, whose answer `parser` takes in."""
+        """Reserve the session for one request, whose answer goes to `parser`."""
         self._parser = parser
 
     async def send(self, data: bytes) -> None:
-        """Send request bytes; a session that is gone becomes closed."""
+        """Send request bytes. A session that is gone becomes closed."""
         try:
             await self._stream.write(data)
         except OSError as error:
@@ -132,7 +133,7 @@ class ShellSession:
             self._changed.set()
 
     def close(self) -> None:
-        """End the shell (its stdin closes); what runs in the environment is not touched."""
+        """End the shell by closing its stdin. Processes in the environment are not touched."""
         self.closed = True
         self._reader.cancel()
         self._stream.close()
@@ -143,8 +144,7 @@ class ShellSessionPool:
     """Runs commands over sessions of one environment, for any of its users."""
 
     def __init__(self, opener: Opener, *, root_user: str | None = None) -> None:
-        """`root_user` is what `opener` takes for a user who may signal every process (None: its
-        default)."""
+        """Make a pool. `root_user` is the opener's name for a user who may signal every process."""
         self._open = opener
         self._root = root_user
         self._sessions: dict[str | None, list[ShellSession]] = {}
@@ -154,8 +154,8 @@ class ShellSessionPool:
     async def run(
         self, command: str, *, cwd: str, env: Mapping[str, str], timeout_sec: float | None, user: str | None
     ) -> ExecResult:
-        """Run one command. Raises as `Environment.exec`, and ShellSessionClosed where the
-        session was killed."""
+        """Run one command. Raises as `Environment.exec`, and ShellSessionClosed if the session
+        is killed."""
         async with self._slots:
             while True:
                 nonce = secrets.token_hex(16)
@@ -166,8 +166,7 @@ class ShellSessionPool:
                     session, fresh = await self._acquire(user, parser)
                     return await self._run(session, parser, output, request, timeout_sec)
                 except ShellSessionClosed as closed:
-                    # An idle session that the agent's `killall sh` had ended: the command never
-                    # began.
+                    # The agent's `killall sh` had ended an idle session: the command never began.
                     if closed.started or fresh:
                         raise
 
@@ -194,7 +193,7 @@ class ShellSessionPool:
                 parser.flush()
                 raise ExecTimeout(timeout_sec or 0.0, output.text()) from None
         except asyncio.CancelledError:
-            # The caller has no time to wait; the command must end all the same.
+            # The caller has no time to wait, but the command must end.
             self._later(self._end(session, parser))
             raise
         if parser.return_code is None:
@@ -203,7 +202,7 @@ class ShellSessionPool:
         return ExecResult(output.text(), None, parser.return_code)
 
     async def _acquire(self, user: str | None, parser: FrameParser) -> tuple[ShellSession, bool]:
-        """An idle session, reserved for `parser`, and whether it was opened just now."""
+        """Return an idle session, reserved for `parser`, and whether it was opened just now."""
         sessions = self._sessions.setdefault(user, [])
         while True:
             sessions[:] = [session for session in sessions if not session.closed]
@@ -225,15 +224,14 @@ class ShellSessionPool:
         return session, True
 
     async def end_process(self, pid: int) -> None:
-        """TERM, then KILL, a session leader of the environment with its session and all
-        descendants."""
+        """Send TERM, then KILL, to a session leader, its session and all its descendants."""
         killer, _ = self._parser(secrets.token_hex(16))
         through, _ = await self._acquire(self._root, killer)
         await through.send(kill_request(killer.nonce, pid, TERM_GRACE_SEC))
         await through.reached(Phase.DRAINING, Phase.FREE)
 
     def end_process_soon(self, pid: int) -> None:
-        """The same without waiting for it."""
+        """Do the same without waiting for it."""
         self._later(self.end_process(pid))
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
@@ -242,7 +240,7 @@ class ShellSessionPool:
         task.add_done_callback(self._cleanups.discard)
 
     async def _end(self, session: ShellSession, parser: FrameParser) -> None:
-        """End the command of `parser`; give up its session if that fails."""
+        """End the command of `parser`. Close its session if that fails."""
         try:
             async with asyncio.timeout(KILL_LIMIT_SEC):
                 await session.reached(Phase.RUNNING, Phase.DRAINING, Phase.FREE)

@@ -70,16 +70,17 @@ class WatchedRun:
         return GuardedResult(output, code, timed_out, "watched", tuple(findings))
 
     async def _make_fresh(self, run: GuardedRun) -> None:
-        """New folders: what a process holds open of the old ones is no longer the path's."""
+        """Make new folders. A process that holds an old one open no longer reaches it by its
+        path."""
         folders = list(dict.fromkeys([*run.upload, *run.collect]))
-        # Moved away first: what writes into one again and again would keep it from being removed.
+        # Moved away first, because a process that keeps writing into one would prevent its removal.
         old = f".old.{secrets.token_hex(8)}"
         for folder in folders:
             was, gone = _words([folder]), _words([folder + old])
-            # Another process may take the folder away or make it between any two of these words.
+            # Another process may move or make the folder between any two of these commands.
             away = f"{{ mv -- {was} {gone} || [ ! -e {was} ]; }}"
             make = f"mkdir -p -- {was}"
-            if folder in run.collect:  # the mode with the folder, not after it
+            if folder in run.collect:  # made with its mode, not changed afterwards
                 make = f"mkdir -p -- {_words([posixpath.dirname(folder)])} && (umask 0; {make})"
             await self._checked(f"if [ -e {was} ]; then {away}; fi && {make}")
         await self._as_root(f"rm -rf -- {_words(folder + old for folder in folders)}")
@@ -108,7 +109,7 @@ class WatchedRun:
         return done.stdout, done.return_code, False
 
     async def _look(self, folders: Iterable[str], place: Path) -> dict[str, dict[str, str]]:
-        """The files of each folder as they are now, a moment after they were made or left alone."""
+        """Return the files of each folder as they are a moment from now, with their digests."""
         await asyncio.sleep(WATCH_SEC)
         found: dict[str, dict[str, str]] = {}
         for number, folder in enumerate(folders):
@@ -118,8 +119,8 @@ class WatchedRun:
         return found
 
     async def _collect(self, folder: str, target: Path) -> None:
-        """Download, again where a file changed under the engine's hands. A missing folder counts
-        as empty."""
+        """Download a folder; try again if a file changes meanwhile. A missing folder counts as
+        empty."""
         for attempt in range(TRIES):
             try:
                 await self._environment.download_dir(folder, target)
@@ -149,7 +150,7 @@ def _changed(
     findings: list[str] = []
     for folder, files in at_end.items():
         for path in sorted(files.keys() | after[folder].keys()):
-            # Logs of servers may grow; only what the reward is read from must stand still.
+            # Logs of servers may grow. Only the files that the reward is read from must not change.
             if path.startswith("reward.") and files.get(path) != after[folder].get(path):
                 findings.append(f"{folder}/{path} was written after the command had ended")
     for folder, source in run.upload.items():
@@ -160,7 +161,7 @@ def _changed(
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each regular file below the folder."""
+    """Return the SHA-256 of each regular file below the folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -89,7 +89,7 @@ class _Lookup:
     async def _here(self, name: str) -> str | None:
         try:
             return None if await find_image(self._engine, name) else f"no image {name} here"
-        except APIError as error:  # a name that is none
+        except APIError as error:  # not a valid name
             return f"image {name}: {error.explanation}"
 
     async def _image(self, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What dead runners left behind in the engine: found by label, removed by owner."""
+"""Remove what dead runners left in the engine, by label and owner."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def clean_up(engine: Engine, *, everything: bool = False, images: bool = F
 
     Args:
         engine: Where to look.
-        everything: Those of runners that live, too.
-        images: Images that were built for tasks and the isolated runner, and its image stores, too.
+        everything: Also those of runners that are alive.
+        images: Also images built for tasks and for the isolated runner, and its image stores.
 
     Raises:
         EnvironmentLost: The engine does not answer.

@@ -1,4 +1,4 @@
-"""The Docker environment: one container a trial, commands over persistent shell sessions."""
+"""The Docker environment: one container per trial, and commands in shell sessions."""
 
 from __future__ import annotations
 
@@ -85,8 +85,7 @@ class DockerEnvironment(Environment):
         self._plain = PlainExec(self._engine, self._container.id, root_user=self._root)
         self._files = ContainerFiles(self._engine, self._container.id, self._make_folder)
         self._sessions = ShellSessionPool(self._open_session, root_user=self._root)
-        # The image's own /logs may hold anything: what matters is that agent and verifier can write
-        # there.
+        # The image's own /logs may be anything. Agent and verifier must be able to write there.
         made = await self._run(
             f"mkdir -p {_LOG_FOLDERS} && chmod 777 {_LOG_FOLDERS}", "/", {}, 60.0, self._root
         )
@@ -97,8 +96,8 @@ class DockerEnvironment(Environment):
         await self._upload_context()
 
     async def _upload_context(self) -> None:
-        """As Harbor: with a ready image and no Dockerfile, environment/ holds files for the
-        WORKDIR."""
+        """Copy environment/ to the WORKDIR if there is an image and no Dockerfile, as Harbor
+        does."""
         context = self.spec.context_dir
         if (
             not self.spec.docker_image
@@ -131,12 +130,12 @@ class DockerEnvironment(Environment):
                         raise EnvironmentLost(
                             "the container or its engine went away in mid-command"
                         ) from closed
-                    # The command killed its own supervisor (`kill -9 -1`): as with docker exec,
-                    # 137.
+                    # The command killed its own supervisor (`kill -9 -1`): 137, as with docker
+                    # exec.
                     return ExecResult(closed.output.text(), None, _KILLED)
                 if not await self.is_alive():
                     raise EnvironmentLost("the container or its engine went away") from closed
-                if user is None:  # else it may be the user who does not exist: a plain exec will tell
+                if user is None:  # else the user may not exist: a plain exec will tell
                     await self._give_up_sessions(str(closed))
             except OSError as error:
                 if error.errno is not None:
@@ -203,7 +202,7 @@ class DockerEnvironment(Environment):
         await self._transfer().download_dir(self._absolute(source_dir), Path(target_dir))
 
     async def stop(self) -> None:
-        self._plain = self._files = None  # first of all: commands under way see that it has ended
+        self._plain = self._files = None  # first: pending commands see that it has ended
         if self._sessions is not None:
             await self._sessions.aclose()
             self._sessions = None
@@ -221,7 +220,7 @@ class DockerEnvironment(Environment):
         try:
             if (await self._container.state()).get("OOMKilled"):
                 return True
-            # cgroup v2 and v1: the engine's own flag tells of pid 1 only on some versions.
+            # cgroup v2 and v1. In some versions the engine's own flag is about pid 1 only.
             command = "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
             events = (await self._run(command, "/", {}, 10.0, self._root)).stdout or ""
         except (EnvironmentLost, APIError, TimeoutError, RuntimeError):

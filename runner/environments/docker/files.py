@@ -1,4 +1,4 @@
-"""Files in and out of a container, as tar over the engine's archive API."""
+"""Copy files into and out of a container, as tar over the engine's archive API."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ MakeFolder = Callable[[str], Awaitable[None]]
 
 
 class ContainerFiles:
-    """Uploads and downloads of one container. Everything that comes out is unpacked without
-    trust."""
+    """Uploads and downloads of one container. Archives from it are not trusted."""
 
     def __init__(self, engine: Engine, container_id: str, make_folder: MakeFolder) -> None:
         self._engine = engine
@@ -69,7 +68,7 @@ class ContainerFiles:
             raise TransferError(f"{folder}: {error.explanation}") from error
 
     async def _get(self, path: str, spool: BinaryIO) -> str | None:
-        """Fetch a path's tar into `spool`; where it is a symbolic link, its target instead."""
+        """Fetch a path's tar into `spool`. Return the target instead if it is a symbolic link."""
 
         def fetch() -> str | None:
             chunks: Any

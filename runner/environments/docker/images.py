@@ -42,7 +42,7 @@ _TRANSIENT = re.compile(
 )
 _REMEMBER_SEC = 600.0
 _failures: dict[str, tuple[float, str]] = {}
-"""What is known to fail in this process: image → (time of the failure, words)."""
+"""Images that could not be had in this process: name → (time of the failure, words)."""
 _locks: dict[tuple[int, str], asyncio.Lock] = {}
 
 

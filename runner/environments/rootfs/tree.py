@@ -120,7 +120,7 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
                 f"line {step.line}: COPY {source.name}: leads outside the build context"
             )
         if source.is_dir():
-            # Docker copies what is in a folder, not the folder: its mode stays, or is 755 where it
+            # Docker copies the contents of a folder. The mode of the target stays, or is 755 if it
             # is new.
             mode = target.stat().st_mode & 0o7777 if target.is_dir() else 0o755
             shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
@@ -134,8 +134,8 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
 def remove_tree(root: Path) -> None:
     """Remove the folder of a trial whatever modes its contents have. What cannot be removed stays.
 
-    Nothing above `root` is touched: two runners may remove the same leftover, and the one that
-    comes too late must not take the failure for a matter of modes.
+    Nothing above `root` is touched. Two runners may remove the same folder, and the later one must
+    not take the failure for a matter of modes.
     """
     if not root.exists():
         return
