@@ -55,13 +55,15 @@ def _clean_up(client: Any, everything: bool, images: bool) -> CleanupReport:
             with contextlib.suppress(APIError):
                 client.api.remove_network(entry["Id"])
                 report.networks.append(str(entry["Name"]))
-    for entry in client.api.volumes(filters=filters)["Volumes"] or []:
+    volumes: list[dict[str, Any]] = client.api.volumes(filters=filters)["Volumes"] or []
+    for entry in volumes:
         if is_ours(entry.get("Labels")):
             with contextlib.suppress(APIError):
                 client.api.remove_volume(entry["Name"], force=True)
                 report.volumes.append(str(entry["Name"]))
     if images:
-        for entry in client.api.volumes(filters={"label": "capstan.kind=store"})["Volumes"] or []:
+        volumes = client.api.volumes(filters={"label": "capstan.kind=store"})["Volumes"] or []
+        for entry in volumes:
             with contextlib.suppress(APIError):  # 409: an isolated run uses it
                 client.api.remove_volume(entry["Name"])
                 report.volumes.append(str(entry["Name"]))

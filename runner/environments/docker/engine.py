@@ -43,7 +43,7 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self.client = docker.from_env(max_pool_size=MAX_CALLS_AT_ONCE, timeout=CALL_TIMEOUT_SEC)
+        self.client: Any = docker.from_env(max_pool_size=MAX_CALLS_AT_ONCE, timeout=CALL_TIMEOUT_SEC)
         self.storage_quota: bool | None = None
         """Whether its storage driver takes a size per container; None until a container asks for
         one."""
@@ -126,7 +126,7 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self.client = docker.APIClient(**kwargs_from_env(), timeout=CALL_TIMEOUT_SEC)
+        self.client: Any = docker.APIClient(**kwargs_from_env(), timeout=CALL_TIMEOUT_SEC)
         self._responses: list[Any] = []
         self._aborted = threading.Event()
         self.client.hooks["response"] = [self._remember]

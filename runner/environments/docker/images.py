@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -343,7 +343,7 @@ async def _abortable(engine: Engine, progress: Progress, work: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncIterator[None]:
+async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncGenerator[None, None]:
     """Hold the lock of one image, across the tasks of this process and across processes."""
     key = (id(asyncio.get_running_loop()), name)
     async with _locks.setdefault(key, asyncio.Lock()):

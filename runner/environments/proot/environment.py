@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -28,6 +29,8 @@ from runner.environments.proot import launcher
 from runner.environments.rootfs.environment import UNPRIVILEGED_ID, RootfsEnvironment, credentials
 from runner.environments.rootfs.tree import read_only_binds
 from runner.environments.watched import SETUP_LIMIT_SEC, WatchedRun
+
+_log = logging.getLogger(__name__)
 
 _STOP_LIMIT_SEC = 5.0
 _PIPE_LIMIT = 1024 * 1024
@@ -87,20 +90,8 @@ class ProotProcesses:
         return process
 
     def _proot(self) -> list[str]:
-        command = [
-            self._program,
-            "-v",
-            "-1",
-            "-0",
-            "-r",
-            str(self._root),
-            "-w",
-            "/",
-            "-b",
-            "/proc",
-            "-b",
-            "/dev",
-        ]
+        command = [str(self._program), "-v", "-1", "-0", "-r", str(self._root), "-w", "/"]
+        command += ["-b", "/proc", "-b", "/dev"]
         for source, target in read_only_binds():
             command += ["-b", f"{source}:{target}"]
         return command
@@ -115,6 +106,7 @@ class ProotProcesses:
         if waits:
             _, late = await asyncio.wait(waits, timeout=_STOP_LIMIT_SEC)
             for wait in late:
+                _log.warning("a process of proot may still run: it did not end within %g s", _STOP_LIMIT_SEC)
                 wait.cancel()
 
 

