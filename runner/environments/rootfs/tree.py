@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -134,25 +135,19 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
 def remove_tree(root: Path) -> None:
     """Remove the folder of a trial whatever modes its contents have. What cannot be removed stays.
 
-    Nothing above `root` is touched. Two runners may remove the same folder, and the later one must
-    not take the failure for a matter of modes.
+    Nothing above `root` is touched. Two runners may remove the same folder at once.
     """
-    if not root.exists():
+    shutil.rmtree(root, ignore_errors=True)
+    if not root.is_dir() or root.is_symlink():
         return
-
-    def mend(function: object, path: str, _error: object) -> None:
-        try:
-            if Path(path) != root:
-                Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                Path(path).unlink(missing_ok=True)
-        except OSError:
-            pass
-
-    shutil.rmtree(root, onerror=mend)
+    # An ordinary user cannot list a folder of mode 000.
+    root.chmod(0o700)
+    for folder, names, _ in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(OSError):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def hand_over(root: Path, uid: int, gid: int) -> None:

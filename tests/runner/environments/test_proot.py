@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from runner.environments.proot import ProotEnvironment, proot_unavailable
+from tests.needs import needs_proot
 from tests.runner.environments.contract import EnvironmentContract, WatchedContract, spec_of, unique
+
+pytestmark = needs_proot
 
 
 @pytest.fixture

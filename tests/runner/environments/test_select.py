@@ -12,6 +12,7 @@ from runner.environments import DockerSettings, EnvironmentLost, EnvironmentSpec
 from runner.environments.base import ImageUnavailable
 from runner.environments.docker import Engine, build_image, built_tag, ensure_image
 from runner.environments.docker.availability import missing_images
+from tests.needs import needs_proot, needs_sandbox
 from tests.runner.environments.contract import spec_of
 from tests.runner.environments.fake_engine import FakeEngine, fake_engine
 
@@ -59,6 +60,7 @@ def test_docker_comes_first_where_its_images_can_be_had(engine, context):
     )
 
 
+@needs_sandbox
 def test_an_engine_without_image_and_registry_is_passed_over(engine, context):
     assert select("auto", context, DOCKER_HOST=engine.address) == (
         "sandbox",
@@ -66,6 +68,7 @@ def test_an_engine_without_image_and_registry_is_passed_over(engine, context):
     )
 
 
+@needs_sandbox
 def test_without_an_engine_it_is_the_sandbox(context, tmp_path):
     no_engine = f"Docker: no engine answers at {NOWHERE}"
     assert select("auto", context) == ("sandbox", f"environment: sandbox ({no_engine})")
@@ -77,6 +80,7 @@ def test_without_an_engine_it_is_the_sandbox(context, tmp_path):
     assert kind == "sandbox" and "no engine at nonsense://x: " in line
 
 
+@needs_proot
 def test_without_user_namespaces_it_is_proot(context, programs):
     (programs / "unshare").unlink()
     assert select("auto", context, PATH=str(programs)) == (
@@ -114,6 +118,8 @@ def test_a_step_must_be_able_to_run_all_tasks(engine, context, tmp_path):
     )
 
 
+@needs_sandbox
+@needs_proot
 def test_what_was_asked_for_must_be_there(context, tmp_path):
     assert select("sandbox", context) == ("sandbox", "environment: sandbox (it was asked for)")
     assert select("proot", context) == (
@@ -186,13 +192,15 @@ FROM $NOTHING
 async def test_what_is_built_needs_its_bases(engine, tmp_path, monkeypatch):
     spec = spec_of(tmp_path / "environment", DOCKERFILE, digest="12")
     engine.images.update(("docker/dockerfile:1", "tools:3"))
+    (tmp_path / "docker").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert await missing(engine, spec) == "no image debian:12 here and no registry answers"
     engine.registry["debian:12"] = 200
     assert await missing(engine, spec) is None
     assert await missing(engine, spec, pull=False) == (
         "no image debian:12 here, and PULL_IF_NOT_EXISTS is false"
     )
-    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "docker").unlink()
     said = await missing(engine, spec)
     assert said == f"{spec.context_dir}/Dockerfile needs BuildKit, and there is no docker command"
     engine.images.add(built_tag(spec))
