@@ -141,7 +141,8 @@ def remove_tree(root: Path) -> None:
     if not root.is_dir() or root.is_symlink():
         return
     # An ordinary user cannot list a folder of mode 000.
-    root.chmod(0o700)
+    with contextlib.suppress(OSError):
+        root.chmod(0o700)
     for folder, names, _ in os.walk(root):
         for path in (Path(folder, name) for name in names):
             with contextlib.suppress(OSError):
