@@ -77,7 +77,10 @@ class PlainExec:
             stream.close()
         parser.flush()
         if parser.phase is Phase.WAITING:  # it never began; the engine says why (an unknown user)
-            return ExecResult(complaint.decode("utf-8", "replace").replace("\r\n", "\n") or None, None, code)
+            said = complaint.decode("utf-8", "replace").replace("\r\n", "\n")
+            if not said and code == 126:  # the engine sometimes loses what it says
+                said = f"no command can be started as user {user}\n"
+            return ExecResult(said or None, None, code)
         return ExecResult(output.text(), None, code)
 
     @staticmethod
