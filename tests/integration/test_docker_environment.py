@@ -18,6 +18,7 @@ from runner.environments import (
     EnvironmentStartError,
     EnvironmentStartTimeout,
     ExecTimeout,
+    select_environment,
 )
 from runner.environments.docker import (
     DockerEnvironment,
@@ -393,3 +394,13 @@ async def test_a_start_that_is_cancelled_leaves_nothing(app_image, settings):
         with pytest.raises(asyncio.CancelledError):
             await task
         await all_are_gone()
+
+
+async def test_auto_takes_docker(app_image, settings):
+    there = EnvironmentSpec("t", "t", docker_image=app_image)
+    chosen = await select_environment("auto", [there], settings)
+    assert chosen.kind == "docker" and "answers" in chosen.reason
+    missing = EnvironmentSpec("t", "t", docker_image="no-such/image:1")
+    chosen = await select_environment("auto", [there, missing], settings)
+    assert chosen.kind != "docker"
+    assert "(Docker: no image no-such/image:1 here, and PULL_IF_NOT_EXISTS is false" in chosen.reason
