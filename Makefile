@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin/python
 MODEL ?= script:examples/scripts
 ISOLATION ?= process
 ENVIRONMENT ?= auto
-# The three tasks that the bundled scripts solve; they run in the sandbox, too.
+# The bundled scripts solve these three tasks. They run without Docker.
 DEMO_TASKS ?= --task fix-log-rotation --task repair-config --task sales-report
 # All tests where a Docker engine answers, else all but those that need one; .ci/run makes sure of an engine.
 DOCKER_ANSWERS := $(shell docker version >/dev/null 2>&1 && echo yes)

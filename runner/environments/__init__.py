@@ -1,8 +1,10 @@
-"""What a task runs in: Docker (the real one) or the sandbox (bubblewrap, no daemon)."""
+"""What a task runs in: Docker, the sandbox (bubblewrap), or proot."""
 
 from runner.environments.base import (
+    DockerSettings,
     Environment,
-    EnvironmentError_,
+    EnvironmentFailure,
+    EnvironmentKind,
     EnvironmentLost,
     EnvironmentSpec,
     EnvironmentStartError,
@@ -12,13 +14,16 @@ from runner.environments.base import (
     ExecTimeout,
     GuardedResult,
     GuardedRun,
+    ImageUnavailable,
     TransferError,
 )
-from runner.environments.select import choose_backend, create_environment
+from runner.environments.select import Selection, create_environment, select_environment
 
 __all__ = [
+    "DockerSettings",
     "Environment",
-    "EnvironmentError_",
+    "EnvironmentFailure",
+    "EnvironmentKind",
     "EnvironmentLost",
     "EnvironmentSpec",
     "EnvironmentStartError",
@@ -28,7 +33,9 @@ __all__ = [
     "ExecTimeout",
     "GuardedResult",
     "GuardedRun",
+    "ImageUnavailable",
+    "Selection",
     "TransferError",
-    "choose_backend",
     "create_environment",
+    "select_environment",
 ]

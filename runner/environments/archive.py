@@ -1,4 +1,4 @@
-"""Tar archives between host and environment; what comes out of one is unpacked without trust."""
+"""Tar archives between host and environment. Archives from an environment are not trusted."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _entry(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def pack_dirs(sources: Mapping[str, Path], file: BinaryIO) -> None:
-    """Write the contents of folders as one tar, owned by root, modes and links kept.
+    """Write the contents of folders as one tar, owned by root, with modes and links.
 
-    `sources` maps the name that a folder gets in the tar ("" for its top) to the folder; the parts of a name
-    are made as folders with mode 755.
+    `sources` maps the name that a folder gets in the tar ("" for its top) to the folder; the parts
+    of a name are made as folders with mode 755.
 
     Raises:
         TransferError: A source is no folder or cannot be read.
@@ -69,11 +69,12 @@ def pack_file(source: Path, file: BinaryIO, name: str) -> None:
 
 
 def unpack_dir(file: BinaryIO, target: Path, folder: str = "") -> None:
-    """Unpack what a tar from an environment holds below `folder` into `target`, with no trust in the sender.
+    """Unpack the part of an untrusted tar below `folder` into `target`.
 
-    Left out: devices and pipes, links that lead outside `target`, absolute and `..` names. Modes lose set-id
-    bits and write bits of group and others; the owner may always read and write. Ownership is the caller's.
-    (tarfile's own extraction filters would do; Debian 12's Python 3.11.2 does not have them.)
+    Left out: devices and pipes, links that lead outside `target`, absolute and `..` names. Modes
+    lose set-id bits and write bits of group and others; the owner may always read and write.
+    Ownership is the caller's. (tarfile's own extraction filters would do; Debian 12's Python 3.11.2
+    does not have them.)
 
     Raises:
         TransferError: The archive is broken, or the host's disk is full.
@@ -99,7 +100,7 @@ def unpack_dir(file: BinaryIO, target: Path, folder: str = "") -> None:
 def _unpack_member(
     tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, top: Path, prefix: tuple[str, ...]
 ) -> None:
-    """Make one file, folder or link; raises OSError where it may not or cannot be made."""
+    """Make one file, folder or link. Raises OSError if it may not or cannot be made."""
     path = top / name
     if ".." in path.parts:
         raise OSError(errno.EPERM, "a name with ..")
@@ -134,13 +135,14 @@ def _unpack_member(
 
 
 def _below(name: str, prefix: tuple[str, ...]) -> str | None:
-    """The rest of an archive's name below `prefix`; None if it is not below it."""
+    """Return the rest of an archive's name below `prefix`; None if it is not below it."""
     parts = tuple(part for part in PurePosixPath(name).parts if part not in ("/", "."))
     return "/".join(parts[len(prefix) :]) if parts[: len(prefix)] == prefix else None
 
 
 def unpack_file(file: BinaryIO, target: Path) -> None:
-    """Write the content of the one regular file in a tar to `target`, its mode kept but for set-id bits.
+    """Write the content of the one regular file in a tar to `target`, with its mode but without
+    set-id bits.
 
     Raises:
         TransferError: The first member is no regular file.

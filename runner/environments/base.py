@@ -1,8 +1,9 @@
-"""What a task runs in: the contract that the Docker and the sandbox environment both keep.
+"""The contract that every kind of environment keeps, and what goes into one.
 
-The signature of `exec` and its result are Harbor's (`BaseEnvironment`), so that an agent finds here what it
-finds under the validator. Where Harbor is known to fail its users we do better: a timed-out command leaves no
-process behind and its output so far is kept, and a background child that holds stdout never hangs the call.
+The signature of `exec` and its result are Harbor's (`BaseEnvironment`), so an agent finds here what
+it finds under the validator (docs/contract.md, The entrypoint). Two things differ from Harbor. A
+command that times out leaves no process behind, and its output so far is kept. A background child
+that holds stdout never blocks the call.
 """
 
 from __future__ import annotations
@@ -14,44 +15,58 @@ from pathlib import Path
 from typing import Literal
 
 NetworkMode = Literal["none", "public"]
-EnvironmentKind = Literal["docker", "sandbox"]
+EnvironmentKind = Literal["docker", "sandbox", "proot"]
 
 MAX_COMMAND_BYTES = 128 * 1024 - 1
-"""Longest command, in bytes: Linux's MAX_ARG_STRLEN less the closing NUL, as under `docker exec bash -c`."""
+"""Longest command in bytes: Linux's MAX_ARG_STRLEN less the closing NUL, as under `docker exec
+bash -c`."""
 
 OUTPUT_LIMIT_BYTES = 10 * 1024 * 1024
-"""Most output of one command that is kept, in bytes: half from its head, half from its tail."""
+"""Most bytes of a command's output that are kept: half from its start, half from its end."""
 
 
-class EnvironmentError_(RuntimeError):
-    """Anything that went wrong with the environment itself rather than with the command in it."""
+class EnvironmentFailure(RuntimeError):
+    """The environment itself failed, rather than a command in it."""
 
 
-class EnvironmentStartError(EnvironmentError_):
-    """The image could not be built or had, or the environment did not start. One sentence says why."""
+class EnvironmentStartError(EnvironmentFailure):
+    """The environment did not start. The message says why in one sentence."""
 
 
 class EnvironmentUnsupported(EnvironmentStartError):
-    """The task asks for what this kind of environment never has. One sentence says what, and where it is had.
+    """The task asks for something that this kind of environment does not have.
 
-    No trial of the task can start here, so that trying again is of no use.
+    No trial of the task can start in this kind of environment, so a retry is of no use.
+    """
+
+
+class ImageUnavailable(EnvironmentStartError):
+    """The image cannot be pulled or built, for a reason that a retry does not change.
+
+    Examples: there is no such image, no registry answers, a build step fails. A full disk or an
+    engine that went away is not one of them. Attempts with the same image in this process raise the
+    same error at once.
     """
 
 
 class EnvironmentStartTimeout(EnvironmentStartError):
-    """Build, pull or start took longer than the task's `build_timeout_sec`."""
+    """Build, pull and start took longer than the task's `build_timeout_sec`."""
 
 
-class EnvironmentLost(EnvironmentError_):
-    """The container, the sandbox or the engine went away in mid-trial. Worth a retry of the trial."""
+class EnvironmentLost(EnvironmentFailure):
+    """The container, the sandbox or the engine went away during the trial. A retry may help."""
 
 
-class TransferError(EnvironmentError_):
-    """A file could not be copied in or out: it is not there, or may not be written."""
+class TransferError(EnvironmentFailure):
+    """A file could not be copied in or out."""
+
+
+class FileMissing(TransferError):
+    """The path does not exist in the environment."""
 
 
 class ExecTimeout(RuntimeError):
-    """A command ran out of its time. Its processes have been killed.
+    """A command reached its time limit. Its processes have been killed.
 
     Attributes:
         timeout_sec: The limit, in seconds.
@@ -66,7 +81,8 @@ class ExecTimeout(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """The end of one command. `stdout` holds stdout and stderr merged (None if empty); `stderr` is None."""
+    """The result of one command. `stdout` holds stdout and stderr merged, None if empty;
+    `stderr` is None."""
 
     stdout: str | None
     stderr: str | None
@@ -75,7 +91,7 @@ class ExecResult:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSpec:
-    """What one trial asks of its environment.
+    """What one trial needs from its environment.
 
     Attributes:
         task_name: The task's short name, for image tags and names.
@@ -86,12 +102,12 @@ class EnvironmentSpec:
         cpus: Limit in CPUs (None: no limit).
         memory_mb: Limit in MiB, swap included (None: no limit).
         storage_mb: Limit of the writable layer in MiB (None: no limit).
-        env: Set in every command.
-        workdir: Where commands run by default; None means the image's WORKDIR.
+        env: Variables set in every command.
+        workdir: Default working directory of commands; None means the image's WORKDIR.
         network: "none" (loopback only) or "public".
         build_timeout_sec: Time for build, pull and start together, in seconds.
-        default_user: Who runs commands by default; None means the image's user.
-        labels: Further labels for whatever is made (keys without the `capstan.` prefix).
+        default_user: User who runs commands by default; None means the image's user.
+        labels: Further labels for containers (keys without the `capstan.` prefix).
     """
 
     task_name: str
@@ -111,15 +127,66 @@ class EnvironmentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """Where images come from and how containers reach the network.
+
+    The upper-case names are the variables of the evaluation service (docs/contract.md, The
+    evaluation service).
+
+    Attributes:
+        registry: DOCKER_REGISTRY: tried first, as `registry:<task>-<version>`, if a task names an
+            image.
+        pull: PULL_IF_NOT_EXISTS: pull an image that is not on this machine.
+        default_registry: DEFAULT_IMAGE_REGISTRY: `default_registry:<task>` if a task has neither an
+            image name nor a Dockerfile.
+        network_mode: CONTAINER_NETWORK_MODE: for tasks that opt in to network. They share this one
+            network.
+        build_network: DOCKER_BUILD_NETWORK: network of `RUN` steps; "" means the engine's default
+            bridge.
+        cache_dir: Directory of build logs and locks (CAPSTAN_CACHE_DIR).
+    """
+
+    registry: str = ""
+    pull: bool = True
+    default_registry: str = ""
+    network_mode: str = "bridge"
+    build_network: str = ""
+    cache_dir: Path = field(default_factory=lambda: Path.home() / ".cache" / "capstan")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> DockerSettings:
+        """Read the variables.
+
+        Raises:
+            ValueError: PULL_IF_NOT_EXISTS is neither true nor false.
+        """
+        pull = environ.get("PULL_IF_NOT_EXISTS", "true").strip().lower()
+        if pull not in ("true", "false", "1", "0", "yes", "no"):
+            raise ValueError(f"PULL_IF_NOT_EXISTS must be true or false, got {pull!r}")
+        cache = environ.get("CAPSTAN_CACHE_DIR")
+        return cls(
+            registry=environ.get("DOCKER_REGISTRY", "").strip(),
+            pull=pull in ("true", "1", "yes"),
+            default_registry=environ.get("DEFAULT_IMAGE_REGISTRY", "").strip(),
+            network_mode=environ.get("CONTAINER_NETWORK_MODE", "").strip() or "bridge",
+            build_network=environ.get("DOCKER_BUILD_NETWORK", "").strip(),
+            cache_dir=Path(cache) if cache else Path.home() / ".cache" / "capstan",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class GuardedRun:
-    """A command whose input and result the agent's leftover processes must not touch (the verifier's).
+    """The verifier's command, whose input and result the agent's remaining processes must not
+    touch.
 
     Attributes:
         command: What to run, as for `exec`.
-        upload: Folder in the environment → folder on the host whose contents go there, owned by root. The
-            folder in the environment is fresh: what lay there is hidden or removed.
-        collect: Folder in the environment → folder on the host. It is fresh, empty and writable to all when
-            the command starts; what the command leaves there is copied out, after a timeout too.
+        upload: Folder in the environment → folder on the host whose contents go there, owned by
+            root. The folder in the environment is new; a folder of that name from before is hidden
+            or removed.
+        collect: Folder in the environment → folder on the host. It is new, empty and writable by
+            all when the command starts. Its contents are copied out when the command ends, also
+            after a timeout.
         executable: Files made executable before the command runs (`chmod +x`).
         cwd, env, user, timeout_sec: As for `exec`.
     """
@@ -136,15 +203,18 @@ class GuardedRun:
 
 @dataclass(frozen=True, slots=True)
 class GuardedResult:
-    """How a guarded command ended.
+    """The result of a guarded command.
 
     Attributes:
         output: stdout and stderr merged; None if empty.
         return_code: None after a timeout.
-        timed_out: The command was killed at its limit; what it had left in `collect` was still copied out.
-        guard: "private": uploads and results lay in a mount namespace of the command's own, out of reach of
-            every process that was there before. "watched": they lay in the open and were compared afterwards.
-        findings: One sentence for each sign of tampering ("watched" only); empty means none was seen.
+        timed_out: The command was killed at its time limit. The contents of `collect` were still
+            copied out.
+        guard: "private": uploads and results were in a mount namespace of the command's own, out of
+            reach of every earlier process. "watched": they were in the open and were compared
+            afterwards.
+        findings: One sentence for each sign of tampering ("watched" only). Empty means none was
+            seen.
     """
 
     output: str | None
@@ -155,30 +225,33 @@ class GuardedResult:
 
 
 class Environment(ABC):
-    """One trial's environment: started once, used by the agent and then by the verifier, stopped.
+    """The environment of one trial: started once, used by the agent, then by the verifier, and
+    stopped.
 
-    All paths inside it are POSIX strings; all paths of the host are `Path`s.
+    Paths inside it are POSIX strings. Paths of the host are `Path`s.
     """
 
     kind: EnvironmentKind
     image: str | None = None
-    """What it runs, for people and for the record: the image's name and id, or how the sandbox came about."""
+    """One line for people and for the record: the image's name and id, or what stands in for it."""
 
     def __init__(self, spec: EnvironmentSpec) -> None:
         self.spec = spec
 
     @abstractmethod
     async def start(self) -> None:
-        """Get the image, start the container, make /logs/{agent,verifier,artifacts} writable to all.
+        """Get the image, start, and make /logs/{agent,verifier,artifacts} writable by all.
 
         Raises:
-            EnvironmentStartError: Something is missing or failed.
+            EnvironmentStartError: Something is missing or failed. ImageUnavailable and
+                EnvironmentUnsupported are the kinds that a retry does not change.
             EnvironmentStartTimeout: It took longer than `build_timeout_sec`.
         """
 
     @abstractmethod
     async def stop(self) -> None:
-        """Kill every process and remove everything made. Quick, idempotent; a gone container is no error."""
+        """Kill every process and remove everything made. Idempotent; a container that is gone is
+        no error."""
 
     @abstractmethod
     async def exec(
@@ -189,13 +262,15 @@ class Environment(ABC):
         timeout_sec: float | None = None,
         user: str | int | None = None,
     ) -> ExecResult:
-        """Run `command` with `bash -c` (`sh -c` where there is no bash) and wait for its main process.
+        """Run `command` with `bash -c` (`sh -c` where there is no bash) and wait for its main
+        process.
 
-        stdin is /dev/null. Background children live on. Of more than OUTPUT_LIMIT_BYTES of output the middle
-        is left out, and a line says so. A `cwd` that is not there gives return code 126.
+        stdin is /dev/null. Background children stay alive. If the output is longer than
+        OUTPUT_LIMIT_BYTES, its middle is left out, and a line says so. A `cwd` that does not exist
+        gives return code 126.
 
         Raises:
-            ExecTimeout: After `timeout_sec` seconds; the command's processes are gone.
+            ExecTimeout: After `timeout_sec` seconds. The command's processes are gone.
             EnvironmentLost: The environment died.
             OSError: E2BIG, for a command longer than MAX_COMMAND_BYTES.
             ValueError: A NUL in the command, cwd or env, or a bad variable name.
@@ -203,7 +278,8 @@ class Environment(ABC):
 
     @abstractmethod
     async def exec_guarded(self, run: GuardedRun) -> GuardedResult:
-        """Run a command so that what was running before cannot touch its files. See GuardedRun.
+        """Run a command and keep its files from processes that were there before, as GuardedRun
+        says.
 
         Raises:
             EnvironmentLost, TransferError, OSError, ValueError: As `exec` and the uploads.
@@ -211,11 +287,13 @@ class Environment(ABC):
 
     @abstractmethod
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        """Copy one file in, its mode kept, parents made. Raises TransferError, EnvironmentLost."""
+        """Copy one file in with its mode, and make its parents. Raises TransferError,
+        EnvironmentLost."""
 
     @abstractmethod
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
-        """Copy the contents of a folder into `target_dir`. Raises TransferError, EnvironmentLost."""
+        """Copy the contents of a folder into `target_dir`. Raises TransferError,
+        EnvironmentLost."""
 
     @abstractmethod
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
@@ -223,12 +301,13 @@ class Environment(ABC):
 
     @abstractmethod
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        """Copy the contents of a folder out; links that lead outside it are left out."""
+        """Copy the contents of a folder out, without links that lead outside it. Raises as
+        download_file."""
 
     @abstractmethod
     async def is_alive(self) -> bool:
-        """Whether commands can still run here."""
+        """Return whether commands can still run here."""
 
     async def oom_killed(self) -> bool:
-        """Whether the kernel killed a process of this environment for want of memory."""
+        """Return whether the kernel killed a process of this environment because memory ran out."""
         return False

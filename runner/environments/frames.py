@@ -1,21 +1,23 @@
-"""The wire between runner and supervisor.sh: requests as shell text, answers as framed bytes. Pure."""
+"""The protocol between runner and supervisor.sh: requests as shell text, answers as framed
+bytes."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
 
-from runner.environments.base import MAX_COMMAND_BYTES
+from runner.environments.base import MAX_COMMAND_BYTES, OUTPUT_LIMIT_BYTES
 
 SUPERVISOR = resources.files("runner.environments").joinpath("supervisor.sh").read_bytes()
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-# Some shell or other keeps these to itself: read-only, or with side effects on the supervisor.
+# In some shells these are read-only, or have side effects on the supervisor.
 _RESERVED = re.compile(
     r"(UID|EUID|PPID|SHELLOPTS|BASHOPTS|IFS|BASH.*|GROUPS|RANDOM|SECONDS|LINENO|capstan_.*)\Z"
 )
@@ -28,12 +30,12 @@ def _bytes(text: str, what: str) -> bytes:
 
 
 def quote(data: bytes) -> bytes:
-    """One shell word that stands for exactly these bytes in every POSIX shell."""
+    """Return one shell word that stands for exactly these bytes in every POSIX shell."""
     return b"'" + data.replace(b"'", b"'\\''") + b"'"
 
 
 def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list[bytes], bool]:
-    """(command, NAME=value words, whether `export` may set them all rather than `env`), checked and encoded.
+    """Return (command, NAME=value words, whether `export` can set them all), checked and encoded.
 
     Raises:
         OSError: E2BIG, where the command or a variable would not fit into one argument of execve.
@@ -54,7 +56,8 @@ def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list
 
 
 def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> bytes:
-    """The line (or lines) that makes the supervisor run a command. Raises as `environment_words`."""
+    """Return the line (or lines) that makes the supervisor run a command. Raises as
+    `environment_words`."""
     encoded, variables, by_export = environment_words(command, env)
     function = b"capstan_run " if by_export else b"capstan_run_env "
     words = [_bytes(cwd, "cwd"), encoded, *variables]
@@ -62,12 +65,13 @@ def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> b
 
 
 def kill_request(nonce: str, pid: int, grace_sec: float) -> bytes:
-    """The line that makes the supervisor end a session and all its descendants, TERM first."""
+    """Return the line that makes the supervisor end a session and all its descendants, TERM
+    first."""
     return f"capstan_kill {nonce} {pid} {max(0, round(grace_sec * 10))}\n".encode()
 
 
 class Phase(Enum):
-    """Where the answer to one request stands."""
+    """How far the answer to one request has come."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -77,10 +81,10 @@ class Phase(Enum):
 
 @dataclass
 class FrameParser:
-    """Reads the answer to one request out of a channel's byte stream, however it is cut up.
+    """Reads the answer to one request from a session's byte stream, however it is cut up.
 
-    `output` is called with the command's output as it comes. `pid` is known from RUNNING on, `return_code`
-    from DRAINING on. Bytes after the end of the command are nobody's and are dropped.
+    `output` is called with the command's output as it comes. `pid` is known from RUNNING on,
+    `return_code` from DRAINING on. Bytes after the end of the command are dropped.
     """
 
     nonce: str
@@ -113,15 +117,16 @@ class FrameParser:
                 del self._buffer[: -len(marker)]
 
     def flush(self) -> None:
-        """Hand on what was held back as the possible beginning of a marker: the stream ends without one."""
+        """Pass on bytes held back as the possible start of a marker. Call it when the stream has
+        ended."""
         if self.phase is Phase.RUNNING and self._buffer:
             self.output(bytes(self._buffer))
             self._buffer.clear()
 
     def _take_marker(self, marker: bytes, keep: int | None) -> bytes | None:
-        """The rest of the marker's line, once it is there whole; what stands before it goes to `output`.
+        """Return the rest of the marker's line once it is complete. Bytes before it go to `output`.
 
-        keep=0 drops what stands before it instead: a shell's complaint from before the command.
+        keep=0 drops them instead: a shell's complaint from before the command.
         """
         at = self._buffer.find(marker)
         line_end = self._buffer.find(b"\n", at + len(marker)) if at >= 0 else -1
@@ -135,3 +140,47 @@ class FrameParser:
         number = bytes(self._buffer[len(marker) : line_end - sure])
         del self._buffer[: line_end - sure + 1]
         return number
+
+
+class BoundedOutput:
+    """Collects bytes and keeps at most `limit` of them: the first half and the last half."""
+
+    def __init__(self, limit: int = OUTPUT_LIMIT_BYTES) -> None:
+        self._head_limit = limit // 2
+        self._tail_limit = limit - self._head_limit
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Return the number of bytes seen."""
+        return self._total
+
+    def add(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self._total += len(data)
+        room = self._head_limit - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        if not data:
+            return
+        self._tail.append(data)
+        self._tail_size += len(data)
+        while self._tail_size - len(self._tail[0]) >= self._tail_limit:
+            self._tail_size -= len(self._tail.popleft())
+
+    def getvalue(self) -> bytes:
+        """Return what was kept, with one line in place of what was left out."""
+        tail = b"".join(self._tail)[-self._tail_limit :] if self._tail else b""
+        missing = self._total - len(self._head) - len(tail)
+        if missing <= 0:
+            return bytes(self._head) + tail
+        return bytes(self._head) + b"\n[%d bytes of output left out here]\n" % missing + tail
+
+    def text(self) -> str | None:
+        """Return the same as text, with U+FFFD for bytes that are not UTF-8; None if there was
+        no output."""
+        return self.getvalue().decode("utf-8", errors="replace") or None

@@ -1,6 +1,6 @@
 """Guarded commands: the verifier's files in a mount namespace of its own.
 
-Why and against what: docs/decisions/verifier-protection.md.
+docs/decisions/verifier-protection.md says why, and against what.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import BinaryIO, Protocol
 
 from runner.environments import archive
 from runner.environments.base import (
-    EnvironmentError_,
+    EnvironmentFailure,
     EnvironmentLost,
     GuardedResult,
     GuardedRun,
     TransferError,
 )
-from runner.environments.channel import ChannelPool
-from runner.environments.frames import FrameParser, Phase, environment_words, quote
-from runner.environments.output import BoundedOutput
+from runner.environments.frames import BoundedOutput, FrameParser, Phase, environment_words, quote
+from runner.environments.shell_session import ShellSessionPool
 
 _log = logging.getLogger(__name__)
 _FILES = resources.files("runner.environments")
@@ -37,18 +36,18 @@ COLLECT_LIMIT_SEC = 120.0
 COLLECT_LIMIT_BYTES = 512 * 1024 * 1024
 
 EXTRA_CAPABILITY = "wake_alarm"
-"""Given to the guarded command alone, so that processes without it may not look into /proc/<pid>/root of its
-processes (ptrace(2): the caller's capabilities must be a superset of the target's). All that it allows is to
-set timers that wake a sleeping machine."""
+"""Given to the guarded command only. Processes without it may not look into
+/proc/<pid>/root of its processes (ptrace(2): the caller's capabilities must be a superset of the
+target's). It allows only to set timers that wake a sleeping machine."""
 
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+\Z")
 
 
-class GuardUnavailable(EnvironmentError_):
-    """No private root can be had here; the message says what is missing."""
+class GuardUnavailable(EnvironmentFailure):
+    """A private root cannot be made here. The message says what is missing."""
 
 
-class GuardSession(Protocol):
+class GuardStreams(Protocol):
     """The three streams of one privileged process."""
 
     async def send(self, data: bytes) -> None: ...
@@ -60,7 +59,7 @@ class GuardSession(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who runs the command, if not root."""
+    """The user who runs the command, if not root."""
 
     uid: int
     gid: int
@@ -136,10 +135,11 @@ def _assignments(**values: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def run_guarded_session(
-    session: GuardSession, script: GuardedScript, run: GuardedRun, pool: ChannelPool
+async def run_guarded(
+    session: GuardStreams, script: GuardedScript, run: GuardedRun, pool: ShellSessionPool
 ) -> GuardedResult:
-    """See one guarded command through: contents in, output, time limit, results out.
+    """Run one guarded command: send its files, read its output, keep the time limit, receive the
+    results.
 
     Raises:
         GuardUnavailable: The private root could not be made; the command did not run.
@@ -216,7 +216,7 @@ async def run_guarded_session(
         session.close()
 
 
-async def _receive(session: GuardSession, nonce: str, spool: BinaryIO) -> None:
+async def _receive(session: GuardStreams, nonce: str, spool: BinaryIO) -> None:
     trailer = f"{nonce} done\n".encode()
     size, tail = 0, b""
     while data := await session.files():

@@ -1,9 +1,10 @@
-# Runs one command in a root of its own, in which chosen folders are private: fed to `unshare --mount sh -c`
-# behind the assignments that guard.py writes. Needs SYS_ADMIN, SYS_CHROOT and SETPCAP here, and gives them up.
+# Runs one command in a root of its own, in which chosen folders are private. guard.py puts
+# assignments before it and passes it to `unshare --mount sh -c`. It needs SYS_ADMIN, SYS_CHROOT and
+# SETPCAP, and gives them up.
 #
-# The root is a tmpfs that binds every entry of / but the private folders. Mounting over the folders alone would
-# not do: a process outside can rename or remove a mount point under / and so take the mount away. The tmpfs
-# lies on a folder of procfs, which nobody can rename or remove.
+# The root is a tmpfs that binds every entry of / but the private folders. Mounting over the folders
+# alone is not enough: a process outside can rename or remove a mount point under /, and the mount
+# with it. The tmpfs lies on a folder of procfs, which nobody can rename or remove.
 #
 # stdin: a tar of the private folders' first contents. stderr: framed output, as supervisor.sh says.
 # stdout: a tar of the folders in $collect, made when the command has ended, then `<nonce> done`.
@@ -17,8 +18,8 @@ for folder in /proc/fs /proc/bus /proc/irq; do
 done
 mount --make-rprivate / && mount -t tmpfs -o mode=755 capstan "$new" || exit 125
 
-# mirror FOLDER: makes the entries of FOLDER (without its last slash) appear under $new. An entry that vanishes
-# meanwhile is left out.
+# mirror FOLDER: makes the entries of FOLDER (without its last slash) appear under $new. An entry
+# that vanishes meanwhile is left out.
 mirror() {
     for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
         case " $private " in *" $entry "*) continue ;; esac

@@ -1,4 +1,5 @@
-# The inside of guarded.sh, behind the same assignments: the command, then its results.
+# The inner part of guarded.sh, after the same assignments: runs the command, then sends its
+# results.
 capstan_shell=sh
 ! command -v bash >/dev/null 2>&1 || capstan_shell=bash
 capstan_setsid=

@@ -1,4 +1,7 @@
-"""Who made a container or a sandbox, said in one word that outlives a SIGKILL and no reboot or pid reuse."""
+"""Name the process that made a container or a folder, so that leftovers of dead runners are found.
+
+The name holds after a SIGKILL, and is not mistaken after a reboot or when a pid is used again.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from functools import cache
 from pathlib import Path
 
 PREFIX = "capstan-"
-"""Of the names of everything made."""
+"""Start of the names of everything made."""
 
 _OWNER_FILE = "owner"
 
 
 def _start_time(pid: int) -> str | None:
-    """Clock ticks from boot to the start of a process (field 22 of proc_pid_stat(5)); None if it is gone."""
+    """Return the clock ticks from boot to the start of a process; None if it is gone.
+
+    It is field 22 of proc_pid_stat(5).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -41,12 +47,13 @@ def _pid_namespace() -> str:
 
 
 def current_owner() -> str:
-    """This process, as `boot id/pid namespace/pid/start time`."""
+    """Return the name of this process: `boot id/pid namespace/pid/start time`."""
     return f"{_boot_id()}/{_pid_namespace()}/{os.getpid()}/{_start_time(os.getpid())}"
 
 
 def is_alive(owner: str) -> bool:
-    """Whether that process still runs. One of another pid namespace, which nobody sees here, counts."""
+    """Return whether that process still runs. True for another pid namespace, which cannot be
+    seen here."""
     parts = owner.split("/")
     if len(parts) != 4 or not parts[2].isdigit():
         return False
@@ -59,10 +66,10 @@ def is_alive(owner: str) -> bool:
 
 
 def owned_directory(prefix: str, *, place: str | None = None) -> Path:
-    """A new temporary folder for this user alone, which says who made it (`orphaned_directories`)."""
+    """Make a temporary folder for this user only, which names its owner. Return its path."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-    # In one step: another runner that sweeps at this moment sees no owner, which counts as one that lives,
-    # or the whole of it.
+    # In one step: another runner that sweeps now sees either no owner, which counts as alive, or
+    # the whole name.
     note = folder / f"{_OWNER_FILE}.new"
     note.write_text(current_owner(), encoding="ascii")
     note.rename(folder / _OWNER_FILE)
@@ -70,7 +77,7 @@ def owned_directory(prefix: str, *, place: str | None = None) -> Path:
 
 
 def orphaned_directories(prefix: str, places: Iterable[str]) -> Iterator[Path]:
-    """Folders made with `owned_directory` below `places` whose maker is gone."""
+    """Yield the folders made with `owned_directory` below `places` whose owner is gone."""
     for place in dict.fromkeys(places):
         for folder in Path(place).glob(f"{prefix}*"):
             try:

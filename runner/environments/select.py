@@ -1,57 +1,110 @@
-"""Which environment a run takes, and why."""
+"""Choose the environment of a job: the best one that can run all of its tasks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.environments.base import Environment, EnvironmentKind, EnvironmentSpec, EnvironmentStartError
-from runner.environments.docker import DockerEnvironment, DockerSettings, shared_engine
-from runner.environments.sandbox import SandboxEnvironment, missing_programs
+from runner.environments.base import (
+    DockerSettings,
+    Environment,
+    EnvironmentKind,
+    EnvironmentLost,
+    EnvironmentSpec,
+    EnvironmentStartError,
+)
+from runner.environments.proot import ProotEnvironment, proot_unavailable
+from runner.environments.rootfs import rootfs_refusal
+from runner.environments.sandbox import SandboxEnvironment, sandbox_unavailable
+
+_PROOT = "proot, which isolates nothing"
+_HELP = "start Docker, allow user namespaces, or apt-get install proot"
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
-    """The chosen kind of environment, and one sentence for the screen and the job log."""
+class Selection:
+    """The chosen kind of environment, and one line for the screen and the job's log."""
 
     kind: EnvironmentKind
     reason: str
 
 
-async def choose_backend(wanted: Literal["auto", "docker", "sandbox"] = "auto") -> Backend:
-    """Take Docker where an engine answers, else the sandbox; or what was asked for, if it is there.
+async def select_environment(
+    wanted: Literal["auto", "docker", "sandbox", "proot"],
+    specs: Sequence[EnvironmentSpec],
+    settings: DockerSettings,
+) -> Selection:
+    """Choose Docker, else bubblewrap, else proot; or check the kind that was asked for.
+
+    `auto` takes the first kind that is there and can run every task. A kind that was asked for must
+    be there. A task that it cannot run fails alone, in its trial.
+
+    Args:
+        wanted: `--env`.
+        specs: What the tasks need, one for each.
+        settings: Where images come from.
 
     Raises:
-        EnvironmentStartError: Neither is there, or not the one that was asked for; it says what to do.
+        EnvironmentStartError: Nothing can run the tasks, or the kind that was asked for is not
+            there. One line says what to do.
     """
-    no_docker = None if wanted == "sandbox" else await _no_docker()
-    if wanted != "sandbox" and no_docker is None:
-        asked = "it was asked for" if wanted == "docker" else "an engine answers"
-        return Backend("docker", f"environment: Docker ({asked})")
     if wanted == "docker":
-        raise EnvironmentStartError(f"{no_docker}; start Docker, or take --env sandbox")
-    if missing := missing_programs():
-        hint = f"the sandbox needs {', '.join(missing)}: apt-get install bubblewrap util-linux"
-        raise EnvironmentStartError(f"{no_docker}; {hint}" if no_docker else hint)
-    return Backend("sandbox", f"environment: sandbox ({no_docker or 'it was asked for'})")
+        if no_docker := await _no_docker((), settings):
+            raise EnvironmentStartError(f"Docker: {no_docker}; start it, or take --env sandbox")
+        return Selection("docker", "environment: Docker (it was asked for)")
+    if wanted == "sandbox":
+        if no_sandbox := await sandbox_unavailable():
+            raise EnvironmentStartError(f"{no_sandbox}; take --env docker or --env proot")
+        return Selection("sandbox", "environment: sandbox (it was asked for)")
+    if wanted == "proot":
+        if no_proot := await proot_unavailable():
+            raise EnvironmentStartError(no_proot)
+        return Selection("proot", f"environment: {_PROOT} (it was asked for)")
+    no_docker = await _no_docker(specs, settings)
+    if no_docker is None:
+        return Selection("docker", "environment: Docker (an engine answers, and the images can be had)")
+    refusal = next((refusal for spec in specs if (refusal := rootfs_refusal(spec))), None)
+    if refusal:
+        raise EnvironmentStartError(
+            f"no environment can run all tasks: Docker: {no_docker}; without Docker: {refusal}. "
+            "Leave tasks out (--exclude), or take --env docker for those that it can run"
+        )
+    no_sandbox = await sandbox_unavailable()
+    if no_sandbox is None:
+        return Selection("sandbox", f"environment: sandbox (Docker: {no_docker})")
+    before = f"Docker: {no_docker}; {no_sandbox}"
+    no_proot = await proot_unavailable()
+    if no_proot is None:
+        return Selection("proot", f"environment: {_PROOT} ({before})")
+    raise EnvironmentStartError(
+        f"no environment can be started: {before}; {no_proot}. Do one of these: {_HELP}"
+    )
 
 
-async def _no_docker() -> str | None:
-    """Why Docker cannot be used; None if it can."""
-    from docker.errors import DockerException
-
+async def _no_docker(specs: Sequence[EnvironmentSpec], settings: DockerSettings) -> str | None:
+    """Return why Docker cannot run these tasks, in one line; None if it can."""
+    # Here and not above: without an engine the SDK is not needed, and a broken one is a reason like
+    # another.
     try:
-        engine = shared_engine()
-    except DockerException as error:
-        return f"no Docker engine: {error}"
-    return None if await engine.answers() else "no Docker engine answers"
+        from runner.environments.docker.availability import missing_images
+        from runner.environments.docker.engine import engine_unreachable, shared_engine
+    except ImportError as error:
+        return f"its Python package cannot be imported: {error}"
+    if unreachable := await engine_unreachable():
+        return unreachable
+    try:
+        return await missing_images(shared_engine(), specs, settings)
+    except EnvironmentLost as error:
+        return str(error)
 
 
 def create_environment(
     kind: EnvironmentKind, spec: EnvironmentSpec, *, settings: DockerSettings | None = None
 ) -> Environment:
-    """An environment of that kind, not started yet. `settings` default to those of the process environment.
+    """Return an environment of that kind, not started. `settings` default to those of the process
+    environment.
 
     Raises:
         docker.errors.DockerException: The engine's address (DOCKER_HOST) makes no sense.
@@ -59,4 +112,8 @@ def create_environment(
     """
     if kind == "sandbox":
         return SandboxEnvironment(spec)
+    if kind == "proot":
+        return ProotEnvironment(spec)
+    from runner.environments.docker import DockerEnvironment
+
     return DockerEnvironment(spec, settings or DockerSettings.from_environment(os.environ))

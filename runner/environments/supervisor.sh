@@ -1,13 +1,14 @@
-# The runner's end inside an environment: fed to `sh -s` on a channel's stdin, followed by one call a command.
-# Plain POSIX sh; busybox counts. Everything it prints on stdout is framed by the nonce of the call:
+# The part of the runner inside an environment. `sh -s` reads it from a shell session's stdin, then
+# one call per command. It is plain POSIX sh; busybox is enough. Everything on stdout is framed by
+# the nonce of the call:
 #
 #   <nonce> start <pid>     the command's session leader
 #   ...                     its output, stdout and stderr merged, as it comes
 #   \n<nonce> end <code>    its main process is gone
-#   ...                     what a background child still prints: nobody's output
-#   <nonce> free            nothing holds this channel's pipe any more: the next call may come
+#   ...                     output of background children, which is dropped
+#   <nonce> free            nothing holds this session's pipe any more: the next call may come
 #
-# The `cat` gives every command a pipe of its own, so that a background child that holds stdout neither hangs
+# The `cat` gives every command its own pipe. A background child that holds stdout neither blocks
 # the call nor prints into the next one.
 
 # By name, not by path: `bash: line 1: ...` is what a command's errors look like under docker exec.
@@ -18,7 +19,7 @@ capstan_setsid=
 
 # capstan_run NONCE CWD COMMAND [NAME=VALUE...]
 capstan_run() {
-    command -v cat >/dev/null || exit 127 # before anything has begun: the runner takes another way
+    command -v cat >/dev/null || exit 127 # before the command has begun, so the runner can take another way
     {
         (
             IFS=' ' read -r capstan_pid capstan_rest </proc/self/stat
@@ -31,11 +32,12 @@ capstan_run() {
             exec $capstan_setsid $capstan_shell -c "$capstan_command"
         ) 2>&1
         printf '\n%s end %s\n' "$1" "$?"
-    } </dev/null 2>/dev/null | cat # what this shell itself says ("Terminated") is nobody's output
+    } </dev/null 2>/dev/null | cat # what this shell itself prints ("Terminated") is dropped
     printf '%s free\n' "$1"
 }
 
-# capstan_run_env: the same for variables whose names are no shell identifiers, at the price of one more exec.
+# capstan_run_env: the same for variables whose names are no shell identifiers, at the cost of one
+# more exec.
 capstan_run_env() {
     command -v cat >/dev/null || exit 127
     {
@@ -49,11 +51,12 @@ capstan_run_env() {
             exec env "$@" $capstan_setsid $capstan_shell -c "$capstan_command"
         ) 2>&1
         printf '\n%s end %s\n' "$1" "$?"
-    } </dev/null 2>/dev/null | cat # what this shell itself says ("Terminated") is nobody's output
+    } </dev/null 2>/dev/null | cat # what this shell itself prints ("Terminated") is dropped
     printf '%s free\n' "$1"
 }
 
-# capstan_processes PID...: sets `found` to these, their descendants and all of their sessions, zombies left out.
+# capstan_processes PID...: sets `found` to these, their descendants and all of their sessions,
+# zombies left out.
 capstan_processes() {
     found=" $* "
     grew=yes
@@ -85,7 +88,8 @@ capstan_alive() {
     return 1
 }
 
-# capstan_kill NONCE PID TENTHS: TERM to the whole session and all descendants, KILL to what is left afterwards.
+# capstan_kill NONCE PID TENTHS: TERM to the whole session and all descendants, KILL to what is left
+# afterwards.
 capstan_kill() {
     (
         printf '%s start 0\n' "$1"

@@ -18,8 +18,7 @@ from runner.environments import (
     EnvironmentStartError,
     EnvironmentStartTimeout,
     ExecTimeout,
-    GuardedRun,
-    choose_backend,
+    select_environment,
 )
 from runner.environments.docker import (
     DockerEnvironment,
@@ -30,7 +29,7 @@ from runner.environments.docker import (
     find_image,
     shared_engine,
 )
-from tests.runner.environments.contract import EnvironmentContract, running
+from tests.runner.environments.contract import EnvironmentContract, WatchedContract, running
 
 pytestmark = pytest.mark.docker
 
@@ -104,7 +103,8 @@ def settings(tmp_path) -> DockerSettings:
 
 
 async def all_are_gone(seconds: float = 10.0) -> None:
-    """No container of this run of the tests is left. A busy engine may list one a moment too long."""
+    """No container of this run of the tests is left. A busy engine may list one a moment too
+    long."""
     until = time.monotonic() + seconds
     while listed := docker("ps", "--all", "--quiet", "--filter", f"label=capstan.test={MINE}").split():
         assert time.monotonic() < until, listed
@@ -113,7 +113,8 @@ async def all_are_gone(seconds: float = 10.0) -> None:
 
 @pytest.fixture
 async def make(settings) -> AsyncIterator[Callable[..., Awaitable[DockerEnvironment]]]:
-    """Makes started environments and stops them at the end: then no container of this process exists."""
+    """Makes started environments and stops them at the end: then no container of this process
+    exists."""
     made: list[DockerEnvironment] = []
 
     async def make_one(image: str, **changes) -> DockerEnvironment:
@@ -135,7 +136,7 @@ async def env(app_image, make):
     return await make(app_image, labels={"test": MINE})
 
 
-class TestDocker(EnvironmentContract):
+class TestDocker(EnvironmentContract, WatchedContract):
     """The whole contract, on an image with bash."""
 
     async def test_users(self, env):
@@ -161,24 +162,27 @@ class TestBusybox(EnvironmentContract):
 
 
 class TestPlainExec(EnvironmentContract):
-    """The same where no channel can live: the environment falls back to docker exec by itself."""
+    """The same where no shell session can live: the environment falls back to docker exec by
+    itself."""
 
     keeps_odd_names = False
 
     @pytest.fixture
     async def env(self, app_image, make, caplog):
         environment = await make(app_image, labels={"test": MINE})
-        # A supervisor needs a `cat` for its pipes; an image without one has commands that run all the same.
+        # A supervisor needs a `cat` for its pipes; an image without one has commands that run all
+        # the same.
         hidden = await environment.exec("cp /bin/cat /usr/bin/tac2; mv /bin/cat /bin/cat.hidden")
         assert hidden.return_code == 0
-        await environment._channels.aclose()
+        await environment._sessions.aclose()
         assert (await environment.exec("echo first")).stdout == "first\n"
         assert "each command is a docker exec" in caplog.text
         await environment.exec("mv /bin/cat.hidden /bin/cat")
         return environment
 
     async def test_a_background_child_lives_on_and_hangs_nothing(self, env):
-        """What the child prints just after the command has ended may be in the output, as in Docker."""
+        """What the child prints just after the command has ended may be in the output, as in
+        Docker."""
         result = await env.exec("(while sleep 0.05; do echo noise; date >>/tmp/beat; done) & echo started")
         assert set(result.stdout.splitlines()) <= {"started", "noise"} and "started" in result.stdout
         first = (await env.exec("wc -c </tmp/beat")).stdout
@@ -186,7 +190,8 @@ class TestPlainExec(EnvironmentContract):
         assert (await env.exec("wc -c </tmp/beat")).stdout != first
 
     async def test_killing_every_process_is_survived(self, env):
-        """kill(-1) spares the shell that calls it, and no supervisor stands behind it that would end."""
+        """kill(-1) spares the shell that calls it, and no supervisor stands behind it that would
+        end."""
         assert (await env.exec("echo now; kill -9 -1; echo after")).stdout == "now\nafter\n"
         assert (await env.exec("echo alive")).stdout == "alive\n"
 
@@ -391,72 +396,11 @@ async def test_a_start_that_is_cancelled_leaves_nothing(app_image, settings):
         await all_are_gone()
 
 
-async def test_auto_takes_docker():
-    backend = await choose_backend("auto")
-    assert backend.kind == "docker" and "answers" in backend.reason
-
-
-async def verify(where, tmp_path, script, **changes):
-    """A guarded run of this script as /tests/test.sh."""
-    tests = tmp_path / "tests"
-    tests.mkdir()
-    (tests / "test.sh").write_text(script)
-    run = GuardedRun(
-        "/tests/test.sh",
-        upload={"/tests": tests},
-        collect={"/logs/verifier": tmp_path / "out"},
-        executable=("/tests/test.sh",),
-        **{"timeout_sec": 30, **changes},
-    )
-    return await where.exec_guarded(run), tmp_path / "out"
-
-
-async def test_a_verification_is_fresh_and_its_results_come_out(app_image, make, tmp_path):
-    env = await make(app_image)
-    await env.exec("echo old >/logs/verifier/stale; mkdir -p /tests; echo planted >/tests/conftest.py")
-    script = (
-        "#!/bin/sh\npwd; echo $MODE; ls /tests /logs/verifier\necho 1 >/logs/verifier/reward.txt\nexit 4\n"
-    )
-    result, out = await verify(env, tmp_path, script, env={"MODE": "it's"})
-    assert (result.guard, result.return_code, result.findings) == ("watched", 4, ())
-    assert result.output == "/app\nit's\n/logs/verifier:\n\n/tests:\ntest.sh\n"
-    assert (out / "reward.txt").read_text() == "1\n" and not (out / "stale").exists()
-
-
-async def test_a_verification_that_times_out_keeps_its_results(app_image, make, tmp_path):
-    env = await make(app_image)
-    script = "#!/bin/sh\necho 0.5 >/logs/verifier/reward.txt; echo early; sleep 6611; echo late\n"
-    result, out = await verify(env, tmp_path, script, timeout_sec=1)
-    assert (result.timed_out, result.return_code, result.output) == (True, None, "early\n")
-    assert (out / "reward.txt").read_text() == "0.5\n" and result.findings == ()
-    assert await running(env, "sleep 661[1]") == 0
-
-
-@pytest.mark.parametrize(
-    "leftover",
-    [
-        pytest.param("while :; do echo 1 >/logs/verifier/reward.txt; done", id="writes the reward"),
-        pytest.param("while :; do echo 'exit 0' >/tests/test.sh; done", id="rewrites the tests"),
-        pytest.param("while :; do mv /tests /elsewhere; mkdir -p /tests; done", id="takes the tests away"),
-        pytest.param(
-            "until [ -e /app/ran ]; do :; done; sleep 0.2; echo 1 >/logs/verifier/reward.txt", id="waits"
-        ),
-    ],
-)
-async def test_a_hostile_leftover_is_told_or_comes_too_late(app_image, make, tmp_path, leftover):
-    env = await make(app_image)
-    await env.exec(f"(trap '' TERM HUP; {leftover}) >/dev/null 2>&1 & sleep 0.2")
-    script = "#!/bin/sh\nsleep 0.5\necho 0 >/logs/verifier/reward.txt\ntouch /app/ran\n"
-    result, out = await verify(env, tmp_path, script)
-    assert result.guard == "watched"
-    assert result.findings or (out / "reward.txt").read_text() == "0\n"
-
-
-async def test_a_server_of_the_agent_stays_and_is_no_finding(app_image, make, tmp_path):
-    env = await make(app_image)
-    await env.exec(
-        "(while :; do date >>/app/beat; date >>/logs/agent/beat; sleep 0.02; done) >/dev/null 2>&1 &"
-    )
-    script = "#!/bin/sh\nsleep 0.3; [ -s /app/beat ] && echo 1 >/logs/verifier/reward.txt\n"
-    result, out = await verify(env, tmp_path, script)
-    assert result.findings == () and (out / "reward.txt").read_text() == "1\n"
+async def test_auto_takes_docker(app_image, settings):
+    there = EnvironmentSpec("t", "t", docker_image=app_image)
+    chosen = await select_environment("auto", [there], settings)
+    assert chosen.kind == "docker" and "answers" in chosen.reason
+    missing = EnvironmentSpec("t", "t", docker_image="no-such/image:1")
+    chosen = await select_environment("auto", [there, missing], settings)
+    assert chosen.kind != "docker"
+    assert "(Docker: no image no-such/image:1 here, and PULL_IF_NOT_EXISTS is false" in chosen.reason

@@ -7,10 +7,11 @@ from tests.integration.test_docker_environment import (  # noqa: F401 (fixtures)
     base_image,
     make,
     settings,
-    verify,
 )
+from tests.runner.environments.contract import WatchedContract
 
 pytestmark = pytest.mark.docker
+verify = WatchedContract.verify
 
 
 async def test_a_loop_that_takes_the_logs_away_gets_no_reward(app_image, make, tmp_path):  # noqa: F811

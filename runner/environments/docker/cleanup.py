@@ -1,4 +1,4 @@
-"""What dead runners left behind in the engine: found by label, removed by owner."""
+"""Remove what dead runners left in the engine, by label and owner."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def clean_up(engine: Engine, *, everything: bool = False, images: bool = F
 
     Args:
         engine: Where to look.
-        everything: Those of runners that live, too.
-        images: Images that were built for tasks and the isolated runner, and its image stores, too.
+        everything: Also those of runners that are alive.
+        images: Also images built for tasks and for the isolated runner, and its image stores.
 
     Raises:
         EnvironmentLost: The engine does not answer.
@@ -55,13 +55,15 @@ def _clean_up(client: Any, everything: bool, images: bool) -> CleanupReport:
             with contextlib.suppress(APIError):
                 client.api.remove_network(entry["Id"])
                 report.networks.append(str(entry["Name"]))
-    for entry in client.api.volumes(filters=filters)["Volumes"] or []:
+    volumes: list[dict[str, Any]] = client.api.volumes(filters=filters)["Volumes"] or []
+    for entry in volumes:
         if is_ours(entry.get("Labels")):
             with contextlib.suppress(APIError):
                 client.api.remove_volume(entry["Name"], force=True)
                 report.volumes.append(str(entry["Name"]))
     if images:
-        for entry in client.api.volumes(filters={"label": "capstan.kind=store"})["Volumes"] or []:
+        volumes = client.api.volumes(filters={"label": "capstan.kind=store"})["Volumes"] or []
+        for entry in volumes:
             with contextlib.suppress(APIError):  # 409: an isolated run uses it
                 client.api.remove_volume(entry["Name"])
                 report.volumes.append(str(entry["Name"]))

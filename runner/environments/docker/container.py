@@ -1,4 +1,5 @@
-"""One trial's container: made with the task's limits and our labels, and removed without any grace."""
+"""One trial's container: made with the task's limits and our labels, removed without a grace
+period."""
 
 from __future__ import annotations
 
@@ -12,10 +13,9 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from docker.types import Ulimit
 
-from runner.environments.base import EnvironmentLost, EnvironmentSpec, EnvironmentStartError
+from runner.environments.base import DockerSettings, EnvironmentLost, EnvironmentSpec, EnvironmentStartError
 from runner.environments.docker.engine import Engine
 from runner.environments.docker.images import ImageInfo
-from runner.environments.docker.settings import DockerSettings
 from runner.environments.owner import PREFIX, current_owner
 
 _log = logging.getLogger(__name__)
@@ -25,23 +25,24 @@ LABEL_KIND = "capstan.kind"
 LABEL_TRIAL = "capstan.trial"
 
 PIDS_LIMIT = 4096
-"""Most processes in one container: far above what tasks need; a fork bomb stays in its container."""
+"""Most processes in one container: far more than tasks need. It confines a fork bomb."""
 
 REMOVE_LIMIT_SEC = 30.0
-# orphans, too. docker-init in its place would end with the sleep that it started.
-# orphans, too. docker-init in its place would end with the sleep that it had started.
+# pid 1, which no signal from inside reaches: `kill -9 -1` in a task does not end the container.
+# `wait` reaps orphans. docker-init in its place would end with the sleep that it had started.
 _IDLE = ["sh", "-c", "while :; do sleep 2147483647 & wait; done"]
 _MIB = 1024 * 1024
 
 
 def labels_of(spec: EnvironmentSpec) -> dict[str, str]:
-    """Labels of everything made for one trial."""
+    """Return the labels of everything made for one trial."""
     labels = {f"capstan.{name}": value for name, value in spec.labels.items()}
     return {**labels, LABEL_KIND: "trial", LABEL_TRIAL: spec.session_id, LABEL_OWNER: current_owner()}
 
 
 class Container:
-    """A container from `create` to `remove`. `limits` says what of the task's limits is enforced, and how."""
+    """A container from `start` to `remove`. `limits` says which limits of the task are enforced,
+    and how."""
 
     def __init__(self, engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> None:
         self._engine = engine
@@ -78,7 +79,7 @@ class Container:
             self.limits.append(f"storage {self._spec.storage_mb} MiB")
 
     def _can_do_without(self, complaint: str, options: dict[str, Any]) -> bool:
-        """Whether the engine's complaint is about something that we can leave out; then it is left out."""
+        """Drop the option that the engine complains about. Return whether there was one."""
         if "storage" in complaint.lower() and options.pop("storage_opt", None):
             self._engine.storage_quota = False
             options["ulimits"].append(self._file_size_limit())
@@ -115,7 +116,8 @@ class Container:
         return options
 
     async def _create_and_start(self, options: dict[str, Any]) -> None:
-        # If this task is cancelled, the thread goes on and may yet make the container: `remove` waits.
+        # If this task is cancelled, its thread goes on and may still make the container: `remove`
+        # waits.
         self._making = asyncio.ensure_future(self._engine.call(self._make, dict(options)))
         self.id = await asyncio.shield(self._making)
 
@@ -125,7 +127,8 @@ class Container:
         return str(container.id)
 
     async def start_without_entrypoint(self, image: ImageInfo) -> None:
-        """Again, without the image's ENTRYPOINT (which did not run our command). Raises as `start`."""
+        """Start again without the image's ENTRYPOINT, which did not run our command. Raises as
+        `start`."""
         await self.remove()
         self.limits.clear()
         options = self._options(image)
@@ -136,12 +139,13 @@ class Container:
             raise EnvironmentStartError(f"the container did not start: {error.explanation}") from error
 
     async def state(self) -> dict[str, Any]:
-        """The engine's State of it. Raises EnvironmentLost."""
+        """Return the engine's State of it. Raises EnvironmentLost."""
         raw = await self._engine.call(self._engine.api.inspect_container, self.id or self.name)
         return raw["State"]
 
     async def remove(self) -> None:
-        """Kill it and remove it with its anonymous volumes. A container that is gone is no error."""
+        """Kill it and remove it with its anonymous volumes. A container that is gone is no
+        error."""
         if self._making is None:
             return
         await asyncio.wait({self._making}, timeout=REMOVE_LIMIT_SEC)
@@ -157,7 +161,7 @@ class Container:
             except NotFound:
                 return
             except APIError as error:
-                # 409: its removal is under way already; 500: the engine is still busy with it.
+                # 409: it is being removed already. 500: the engine is still busy with it.
                 if time.monotonic() > until:
                     _log.warning(
                         "%s is left behind (capstan cleanup removes it): %s", self.name, error.explanation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import docker
 import requests
+import urllib3
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
@@ -21,8 +23,16 @@ T = TypeVar("T")
 
 MAX_CALLS_AT_ONCE = 32
 CALL_TIMEOUT_SEC = 60
-# A daemon that went away shows as any of these.
-CONNECTION_ERRORS = (requests.exceptions.ConnectionError, requests.exceptions.Timeout, ConnectionError)
+PROBE_TIMEOUT_SEC = 5
+# Any of these can mean that the daemon went away, in the last three cases during a streamed answer.
+CONNECTION_ERRORS = (
+    requests.exceptions.ConnectionError,
+    requests.exceptions.Timeout,
+    ConnectionError,
+    requests.exceptions.ChunkedEncodingError,
+    urllib3.exceptions.ProtocolError,
+    urllib3.exceptions.ReadTimeoutError,
+)
 
 
 class Engine:
@@ -33,9 +43,10 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self.client = docker.from_env(max_pool_size=MAX_CALLS_AT_ONCE, timeout=CALL_TIMEOUT_SEC)
+        self.client: Any = docker.from_env(max_pool_size=MAX_CALLS_AT_ONCE, timeout=CALL_TIMEOUT_SEC)
         self.storage_quota: bool | None = None
-        """Whether its storage driver takes a size per container; None until the first one asked."""
+        """Whether its storage driver takes a size per container; None until a container asks for
+        one."""
         self._threads = ThreadPoolExecutor(MAX_CALLS_AT_ONCE, thread_name_prefix="docker")
 
     @property
@@ -65,14 +76,14 @@ class Engine:
             raise EnvironmentLost(f"the Docker engine does not answer: {error}") from error
 
     async def answers(self, timeout_sec: float = 5.0) -> bool:
-        """Whether the engine is there."""
+        """Return whether the engine answers."""
         try:
             return bool(await asyncio.wait_for(self.call(self.client.ping), timeout_sec))
         except (EnvironmentLost, DockerException, TimeoutError):
             return False
 
     def close(self) -> None:
-        """Let go of connections and threads."""
+        """Close connections and end the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.client.close()
 
@@ -81,21 +92,41 @@ _shared: Engine | None = None
 
 
 def shared_engine() -> Engine:
-    """The process's engine, made on first use. Raises docker.errors.DockerException."""
+    """Return the process's engine, made on first use. Raises docker.errors.DockerException."""
     global _shared
     if _shared is None:
         _shared = Engine()
     return _shared
 
 
-class Progress:
-    """A long streamed call (build, pull) that can be broken off from another thread.
+async def engine_unreachable() -> str | None:
+    """Return why no Docker engine can be used, in one line; None if one answers within a few
+    seconds."""
+    address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    try:
+        # It asks for the engine's version.
+        await asyncio.to_thread(
+            lambda: docker.APIClient(**kwargs_from_env(), timeout=PROBE_TIMEOUT_SEC).close()
+        )
+    except (DockerException, requests.exceptions.RequestException, OSError, ValueError) as error:
+        said = str(error)
+        if "PermissionError" in said:
+            return f"no permission to use the engine at {address}"
+        if isinstance(error.__context__, requests.exceptions.RequestException) or "Connection" in said:
+            return f"no engine answers at {address}"
+        return f"no engine at {address}: {' '.join(said.split())}"
+    return None
 
-    The SDK gives no handle on the connection of such a call; a response hook on a client of its own does.
+
+class Progress:
+    """A long streamed call (build, pull) that another thread can abort.
+
+    The SDK gives no access to the connection of such a call. A response hook on a client of its own
+    does.
     """
 
     def __init__(self) -> None:
-        self.client = docker.APIClient(**kwargs_from_env(), timeout=CALL_TIMEOUT_SEC)
+        self.client: Any = docker.APIClient(**kwargs_from_env(), timeout=CALL_TIMEOUT_SEC)
         self._responses: list[Any] = []
         self._aborted = threading.Event()
         self.client.hooks["response"] = [self._remember]
@@ -106,20 +137,20 @@ class Progress:
             self.abort()
 
     def follow(self, events: Iterator[dict[str, Any]], each: Callable[[dict[str, Any]], None]) -> None:
-        """Hand on every event until the end, or until `abort`. Blocks."""
+        """Pass on every event until the end, or until `abort`. Blocks."""
         try:
             for event in events:
                 if self._aborted.is_set():
                     return
                 each(event)
-        except (*CONNECTION_ERRORS, requests.exceptions.ChunkedEncodingError, ValueError, OSError):
+        except (*CONNECTION_ERRORS, ValueError, OSError):
             if not self._aborted.is_set():
                 raise
         finally:
             self.client.close()
 
     def abort(self) -> None:
-        """Close the connection: the engine then gives up the build or pull."""
+        """Close the connection. The engine then stops the build or pull."""
         self._aborted.set()
         for response in self._responses:
             with contextlib.suppress(AttributeError, OSError):

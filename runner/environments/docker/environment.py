@@ -1,4 +1,4 @@
-"""The Docker environment: one container a trial, commands over persistent channels."""
+"""The Docker environment: one container per trial, and commands in shell sessions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from docker.errors import APIError
 
 from runner.environments.base import (
+    DockerSettings,
     Environment,
     EnvironmentLost,
     EnvironmentSpec,
@@ -21,16 +22,15 @@ from runner.environments.base import (
     GuardedRun,
     TransferError,
 )
-from runner.environments.channel import ChannelClosed, ChannelPool
 from runner.environments.docker.container import Container
 from runner.environments.docker.engine import Engine, shared_engine
 from runner.environments.docker.files import ContainerFiles
 from runner.environments.docker.images import ImageInfo, ensure_image
 from runner.environments.docker.plain import PlainExec
-from runner.environments.docker.settings import DockerSettings
 from runner.environments.docker.stream import ExecStream, open_exec
-from runner.environments.docker.watched import SETUP_LIMIT_SEC, WatchedRun
 from runner.environments.frames import quote
+from runner.environments.shell_session import ShellSessionClosed, ShellSessionPool
+from runner.environments.watched import SETUP_LIMIT_SEC, WatchedRun
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class DockerEnvironment(Environment):
         self._settings = settings
         self._engine = engine or shared_engine()
         self._container = Container(self._engine, spec, settings)
-        self._channels: ChannelPool | None = None
+        self._sessions: ShellSessionPool | None = None
         self._plain: PlainExec | None = None
         self._files: ContainerFiles | None = None
         self._workdir = "/"
@@ -84,8 +84,8 @@ class DockerEnvironment(Environment):
         self.image = f"{image.name} ({image.id.removeprefix('sha256:')[:12]}; {limits})"
         self._plain = PlainExec(self._engine, self._container.id, root_user=self._root)
         self._files = ContainerFiles(self._engine, self._container.id, self._make_folder)
-        self._channels = ChannelPool(self._open_channel, root_user=self._root)
-        # The image's own /logs may hold anything: what matters is that agent and verifier can write there.
+        self._sessions = ShellSessionPool(self._open_session, root_user=self._root)
+        # The image's own /logs may be anything. Agent and verifier must be able to write there.
         made = await self._run(
             f"mkdir -p {_LOG_FOLDERS} && chmod 777 {_LOG_FOLDERS}", "/", {}, 60.0, self._root
         )
@@ -96,7 +96,8 @@ class DockerEnvironment(Environment):
         await self._upload_context()
 
     async def _upload_context(self) -> None:
-        """As Harbor: with a ready image and no Dockerfile, environment/ holds files for the WORKDIR."""
+        """Copy environment/ to the WORKDIR if there is an image and no Dockerfile, as Harbor
+        does."""
         context = self.spec.context_dir
         if (
             not self.spec.docker_image
@@ -108,7 +109,7 @@ class DockerEnvironment(Environment):
         if not any((context / name).exists() for name in ("Dockerfile", "docker-compose.yaml")):
             await self.upload_dir(context, self._workdir)
 
-    async def _open_channel(self, user: str | None) -> ExecStream:
+    async def _open_session(self, user: str | None) -> ExecStream:
         try:
             name = user if user is not None else self._user
             return await open_exec(self._engine, self._container.id, ["sh", "-s"], user=name, env={})
@@ -119,26 +120,27 @@ class DockerEnvironment(Environment):
         self, command: str, cwd: str, env: Mapping[str, str], timeout_sec: float | None, user: str | None
     ) -> ExecResult:
         assert self._plain is not None
-        pool = self._channels
+        pool = self._sessions
         if pool is not None:
             try:
                 return await pool.run(command, cwd=cwd, env=env, timeout_sec=timeout_sec, user=user)
-            except ChannelClosed as closed:
+            except ShellSessionClosed as closed:
                 if closed.started:
                     if not await self.is_alive():
                         raise EnvironmentLost(
                             "the container or its engine went away in mid-command"
                         ) from closed
-                    # The command killed its own supervisor (`kill -9 -1`): as with docker exec, 137.
+                    # The command killed its own supervisor (`kill -9 -1`): 137, as with docker
+                    # exec.
                     return ExecResult(closed.output.text(), None, _KILLED)
                 if not await self.is_alive():
                     raise EnvironmentLost("the container or its engine went away") from closed
-                if user is None:  # else it may be the user who does not exist: a plain exec will tell
-                    await self._give_up_channels(str(closed))
+                if user is None:  # else the user may not exist: a plain exec will tell
+                    await self._give_up_sessions(str(closed))
             except OSError as error:
                 if error.errno is not None:
                     raise
-                await self._give_up_channels(str(error))
+                await self._give_up_sessions(str(error))
         result = await self._plain.run(
             command, cwd=cwd, env=env, timeout_sec=timeout_sec, user=user if user is not None else self._user
         )
@@ -146,12 +148,12 @@ class DockerEnvironment(Environment):
             raise EnvironmentLost("the container or its engine went away in mid-command")
         return result
 
-    async def _give_up_channels(self, why: str) -> None:
-        if self._channels is not None:
+    async def _give_up_sessions(self, why: str) -> None:
+        if self._sessions is not None:
             _log.warning(
-                "%s: no command channel (%s); each command is a docker exec", self.spec.session_id, why
+                "%s: no shell session (%s); each command is a docker exec", self.spec.session_id, why
             )
-            pool, self._channels = self._channels, None
+            pool, self._sessions = self._sessions, None
             await pool.aclose()
 
     async def exec(
@@ -171,10 +173,7 @@ class DockerEnvironment(Environment):
         async def as_root(command: str) -> ExecResult:
             return await self._run(command, "/", {}, SETUP_LIMIT_SEC, self._root)
 
-        async def as_asked(run: GuardedRun) -> ExecResult:
-            return await self.exec(run.command, run.cwd, run.env, run.timeout_sec, run.user)
-
-        return await WatchedRun(self._transfer(), as_root, as_asked).run(run)
+        return await WatchedRun(self, as_root).run(run)
 
     async def _make_folder(self, folder: str) -> None:
         command = f"mkdir -p -- {quote(folder.encode()).decode()}"
@@ -203,10 +202,10 @@ class DockerEnvironment(Environment):
         await self._transfer().download_dir(self._absolute(source_dir), Path(target_dir))
 
     async def stop(self) -> None:
-        self._plain = self._files = None  # first of all: commands under way see that it has ended
-        if self._channels is not None:
-            await self._channels.aclose()
-            self._channels = None
+        self._plain = self._files = None  # first: pending commands see that it has ended
+        if self._sessions is not None:
+            await self._sessions.aclose()
+            self._sessions = None
         await self._container.remove()
 
     async def is_alive(self) -> bool:
@@ -221,7 +220,7 @@ class DockerEnvironment(Environment):
         try:
             if (await self._container.state()).get("OOMKilled"):
                 return True
-            # cgroup v2 and v1: the engine's own flag tells of pid 1 only on some versions.
+            # cgroup v2 and v1. In some versions the engine's own flag is about pid 1 only.
             command = "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
             events = (await self._run(command, "/", {}, 10.0, self._root)).stdout or ""
         except (EnvironmentLost, APIError, TimeoutError, RuntimeError):

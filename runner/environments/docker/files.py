@@ -1,4 +1,4 @@
-"""Files in and out of a container, as tar over the engine's archive API."""
+"""Copy files into and out of a container, as tar over the engine's archive API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from docker.errors import APIError, NotFound
 
 from runner.environments import archive
-from runner.environments.base import EnvironmentLost, TransferError
+from runner.environments.base import EnvironmentLost, FileMissing, TransferError
 from runner.environments.docker.engine import Engine
 
 _CHUNK_BYTES = 1024 * 1024
@@ -21,12 +21,8 @@ MakeFolder = Callable[[str], Awaitable[None]]
 """Makes a folder in the container with its parents, as root. Raises TransferError."""
 
 
-class NotThere(TransferError):
-    """The path does not exist in the container."""
-
-
 class ContainerFiles:
-    """Uploads and downloads of one container. Everything that comes out is unpacked without trust."""
+    """Uploads and downloads of one container. Archives from it are not trusted."""
 
     def __init__(self, engine: Engine, container_id: str, make_folder: MakeFolder) -> None:
         self._engine = engine
@@ -72,7 +68,7 @@ class ContainerFiles:
             raise TransferError(f"{folder}: {error.explanation}") from error
 
     async def _get(self, path: str, spool: BinaryIO) -> str | None:
-        """Fetch a path's tar into `spool`; where it is a symbolic link, its target instead."""
+        """Fetch a path's tar into `spool`. Return the target instead if it is a symbolic link."""
 
         def fetch() -> str | None:
             chunks: Any
@@ -88,7 +84,7 @@ class ContainerFiles:
         try:
             return await self._engine.call(fetch)
         except NotFound as error:
-            raise NotThere(f"{path}: there is no such file in the container") from error
+            raise FileMissing(f"{path}: there is no such file in the container") from error
         except EnvironmentLost:
             raise
         except APIError as error:

@@ -1,7 +1,8 @@
-"""Where a task's image comes from: the registry order of the evaluation service, or its Dockerfile.
+"""Get a task's image: in the registry order of the evaluation service, or from its Dockerfile.
 
-Built images are tagged with the digest of their context, so that each is built once; a lock in memory and one
-on disk keep two builds of the same image from running at a time, in this process and in others.
+Built images are tagged with the digest of their context, so each is built once. A lock in memory
+and one on disk prevent two builds of the same image at a time, in this process and in others. The
+order is in docs/contract.md, The evaluation service.
 """
 
 from __future__ import annotations
@@ -12,32 +13,43 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, BuildError, ImageNotFound
 
-from runner.environments.base import EnvironmentSpec, EnvironmentStartError
+from runner.environments.base import (
+    DockerSettings,
+    EnvironmentLost,
+    EnvironmentSpec,
+    EnvironmentStartError,
+    ImageUnavailable,
+)
 from runner.environments.docker.engine import Engine, Progress
-from runner.environments.docker.settings import DockerSettings
+from runner.environments.dockerfile import base_images, needs_buildkit
 from runner.environments.owner import PREFIX
 
 _ERROR_LINES = 12
 _LOCK_POLL_SEC = 0.2
-# What the classic builder, which the SDK speaks to, does not know (Dockerfile reference, "BuildKit").
-_NEEDS_BUILDKIT = re.compile(
-    r"^\s*(#\s*syntax\s*=|(RUN|COPY|ADD)\s+--(mount|network|security|link|chmod|parents|exclude|checksum)|(RUN|COPY)\b.*<<)",
-    re.IGNORECASE | re.MULTILINE,
+_FULL_DISK = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+# A retry may help: the registry, or the way to it, is busy.
+_TRANSIENT = re.compile(
+    r"toomanyrequests|unexpected EOF|connection reset|503 Service|502 Bad Gateway", re.IGNORECASE
 )
+_REMEMBER_SEC = 600.0
+_failures: dict[str, tuple[float, str]] = {}
+"""Images that could not be had in this process: name → (time of the failure, words)."""
 _locks: dict[tuple[int, str], asyncio.Lock] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image that is here. `user` is "" for root; `workdir` is "/" where the image names none."""
+    """An image that the engine has. `user` is "" for root; `workdir` is "/" if the image names
+    none."""
 
     name: str
     id: str
@@ -47,13 +59,13 @@ class ImageInfo:
 
 
 def image_candidates(spec: EnvironmentSpec, settings: DockerSettings) -> list[str]:
-    """Names to look for, best first; empty means: build it."""
+    """Return the names to look for, best first. An empty list means that the image is built."""
     if spec.docker_image:
         names = [spec.docker_image]
         if settings.registry:
             names.insert(0, f"{settings.registry}:{spec.task_name}-{_version(spec.docker_image)}")
         return names
-    if settings.default_registry and not _dockerfile(spec):
+    if settings.default_registry and not dockerfile_of(spec):
         return [f"{settings.default_registry}:{spec.task_name}"]
     return []
 
@@ -63,28 +75,30 @@ def _version(image: str) -> str:
     return tag if sign and name and "/" not in tag else "latest"
 
 
-def _dockerfile(spec: EnvironmentSpec) -> Path | None:
+def dockerfile_of(spec: EnvironmentSpec) -> Path | None:
+    """Return the path of the task's Dockerfile, if it has one."""
     path = spec.context_dir / "Dockerfile" if spec.context_dir else None
     return path if path is not None and path.is_file() else None
 
 
 def built_tag(spec: EnvironmentSpec) -> str:
-    """The name of the image built from the task's environment folder."""
+    """Return the name of the image built from the task's environment folder."""
     slug = re.sub(r"[^a-z0-9]+", "-", spec.task_name.lower()).strip("-") or "task"
     return f"{PREFIX}task/{slug}:{spec.digest.removeprefix('sha256:')[:24] or 'latest'}"
 
 
 async def ensure_image(engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> ImageInfo:
-    """Have the task's image here: find, pull or build it.
+    """Find, pull or build the task's image.
 
     Raises:
-        EnvironmentStartError: One sentence: what was looked for and how to get it, or how the build ended.
+        ImageUnavailable: It cannot be had. One sentence says what was tried and how to get it.
+        EnvironmentStartError: The same, for a reason that may pass (a full disk).
         EnvironmentLost: The engine went away.
     """
     candidates = image_candidates(spec, settings)
     if not candidates:
-        if _dockerfile(spec) is None:
-            raise EnvironmentStartError(
+        if dockerfile_of(spec) is None:
+            raise ImageUnavailable(
                 f"{spec.task_name}: there is neither a docker_image nor a Dockerfile: write one, or set "
                 "DEFAULT_IMAGE_REGISTRY"
             )
@@ -93,23 +107,46 @@ async def ensure_image(engine: Engine, spec: EnvironmentSpec, settings: DockerSe
         if found := await find_image(engine, name):
             return found
     if not settings.pull:
-        how = "capstan images build" if _dockerfile(spec) else "docker pull"
-        raise EnvironmentStartError(
-            f"{spec.task_name}: no image {' or '.join(candidates)} here, and PULL_IF_NOT_EXISTS is false; "
-            f"get it with: {how}"
+        how = "capstan images build" if dockerfile_of(spec) else "docker pull"
+        raise ImageUnavailable(
+            f"no image {' or '.join(candidates)} here, and PULL_IF_NOT_EXISTS is false; get it with: {how}"
         )
-    complaints: list[str] = []
+    complaints: list[EnvironmentStartError] = []
     for name in candidates:
         try:
             async with one_at_a_time(settings, name):
-                return await find_image(engine, name) or await _pull(engine, name)
-        except (APIError, EnvironmentStartError) as error:
-            complaints.append(f"{name}: {error.explanation if isinstance(error, APIError) else error}")
-    raise EnvironmentStartError(f"{spec.task_name}: no image can be had: {'; '.join(complaints)}")
+                if found := await find_image(engine, name):
+                    return found
+                _raise_known(name)
+                return await _pull(engine, name)
+        except EnvironmentStartError as error:
+            complaints.append(error)
+    certain = all(isinstance(error, ImageUnavailable) for error in complaints)
+    raise (ImageUnavailable if certain else EnvironmentStartError)("; ".join(map(str, complaints)))
+
+
+def _failure(name: str, words: str, said: str) -> EnvironmentStartError:
+    """Return the error to raise for an image, and remember it if it will be the same again.
+
+    Args:
+        words: What to tell.
+        said: What the engine said, which decides whether a retry may help.
+    """
+    if _FULL_DISK.search(said) or _TRANSIENT.search(said):
+        return EnvironmentStartError(words)
+    _failures[name] = (time.monotonic(), words)
+    return ImageUnavailable(words)
+
+
+def _raise_known(name: str) -> None:
+    """Raise ImageUnavailable if getting this image has failed here a short time ago."""
+    when, words = _failures.get(name, (0.0, ""))
+    if words and time.monotonic() - when < _REMEMBER_SEC:
+        raise ImageUnavailable(words)
 
 
 async def find_image(engine: Engine, name: str) -> ImageInfo | None:
-    """The image of that name, if it is here."""
+    """Return the image of that name if the engine has it."""
     try:
         raw = await engine.call(engine.api.inspect_image, name)
     except ImageNotFound:
@@ -136,10 +173,14 @@ async def _pull(engine: Engine, name: str) -> ImageInfo:
         tag = None if "@" in name or _version(name) != "latest" or name.endswith(":latest") else "latest"
         progress.follow(progress.client.pull(name, tag=tag, stream=True, decode=True), each)
 
-    await _abortable(engine, progress, work)
+    try:
+        await _abortable(engine, progress, work)
+    except APIError as error:
+        failures.append(str(error.explanation or error))
     found = await find_image(engine, name)
     if failures or found is None:
-        raise EnvironmentStartError(failures[0] if failures else f"{name} was pulled but is not there")
+        said = " ".join(failures[:1]) or "it was pulled but is not there"
+        raise _failure(name, f"no image {name} here, and it cannot be pulled: {said}", said)
     return found
 
 
@@ -151,14 +192,21 @@ async def build_image(
     force: bool = False,
     tag: str | None = None,
 ) -> ImageInfo:
-    """Build the task's image from its environment folder, unless it is here. Raises as `ensure_image`.
+    """Build the task's image from its environment folder, unless the engine has it.
 
-    `tag` is a further name for it (a docker_image that cannot be pulled).
+    Args:
+        force: Build it anyway, also if this build has failed before in this process.
+        tag: A further name for the image (a docker_image that cannot be pulled).
+
+    Raises:
+        As `ensure_image`.
     """
     name = built_tag(spec)
     async with one_at_a_time(settings, name):
         found = None if force else await find_image(engine, name)
         if found is None:
+            if not force:
+                _raise_known(name)
             await _build(engine, spec, settings, name)
             found = await find_image(engine, name)
             if found is None:
@@ -169,21 +217,38 @@ async def build_image(
 
 
 async def _build(engine: Engine, spec: EnvironmentSpec, settings: DockerSettings, name: str) -> None:
-    assert spec.context_dir is not None
-    dockerfile = spec.context_dir / "Dockerfile"
+    dockerfile = dockerfile_of(spec)
+    assert dockerfile is not None
+    bases = base_images(dockerfile)
+    for base in bases:
+        if not await find_image(engine, base):
+            _raise_known(base)
     log_path = settings.cache_dir / "builds" / (name.replace("/", "_").replace(":", "_") + ".log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
     labels = {"capstan.kind": "image", "capstan.task": spec.task_name}
     last: deque[str] = deque(maxlen=_ERROR_LINES)
-    if _NEEDS_BUILDKIT.search(dockerfile.read_text(encoding="utf-8", errors="replace")):
-        failed = await _build_by_cli(spec.context_dir, name, settings, labels, log_path, last)
-    else:
-        failed = await _build_by_api(engine, spec.context_dir, name, settings, labels, log_path, last)
-    if failed:
-        end = "\n".join(last)
-        raise EnvironmentStartError(
-            f"{dockerfile}: the build failed: {failed} (whole log: {log_path}); its end:\n{end}"
-        )
+    build = _build_by_cli if needs_buildkit(dockerfile) else _build_by_api
+    _failures.pop(name, None)
+    said = await build(engine, dockerfile.parent, name, settings, labels, log_path, last)
+    if said is None:
+        return
+    if not await engine.answers():
+        raise EnvironmentLost(f"the Docker engine went away during the build of {name}")
+    for base in bases:
+        if _is_about(base, last) and not await find_image(engine, base):
+            why = said if build is _build_by_api else last[-1]
+            raise _failure(base, f"no image {base} here, and it cannot be pulled: {why}", why)
+    end = "\n".join(last)
+    words = f"{dockerfile}: the build failed: {said} (whole log: {log_path}); its end:\n{end}"
+    raise _failure(name, words, said + end)
+
+
+def _is_about(base: str, last: Sequence[str]) -> bool:
+    """Return whether a build that ended with these lines may have ended because of a base image."""
+    steps = [line for line in last if line.startswith("Step ")]
+    if steps:  # of the classic builder, which shows the line of the Dockerfile with its variables
+        return " : FROM " in steps[-1] or "--from=" in steps[-1]
+    return any(base in line for line in last)
 
 
 async def _build_by_api(
@@ -229,6 +294,7 @@ async def _build_by_api(
 
 
 async def _build_by_cli(
+    _engine: Engine,
     context: Path,
     name: str,
     settings: DockerSettings,
@@ -268,7 +334,7 @@ async def _build_by_cli(
 
 
 async def _abortable(engine: Engine, progress: Progress, work: Any) -> None:
-    """Run a streamed call in a thread; break it off when this task is cancelled."""
+    """Run a streamed call in a thread. Abort it if this task is cancelled."""
     try:
         await engine.call(work)
     except asyncio.CancelledError:
@@ -277,7 +343,7 @@ async def _abortable(engine: Engine, progress: Progress, work: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncIterator[None]:
+async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncGenerator[None, None]:
     """Hold the lock of one image, across the tasks of this process and across processes."""
     key = (id(asyncio.get_running_loop()), name)
     async with _locks.setdefault(key, asyncio.Lock()):

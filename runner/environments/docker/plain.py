@@ -1,4 +1,4 @@
-"""Plain exec: one `docker exec` a command, for containers in which no channel can live."""
+"""One `docker exec` per command, for containers in which no shell session can run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from collections.abc import Mapping
 from docker.errors import APIError
 
 from runner.environments.base import ExecResult, ExecTimeout
-from runner.environments.channel import TERM_GRACE_SEC
 from runner.environments.docker.engine import Engine
 from runner.environments.docker.stream import STDERR, STDOUT, ExecStream, open_exec
-from runner.environments.frames import SUPERVISOR, FrameParser, Phase, environment_words, kill_request
-from runner.environments.output import BoundedOutput
+from runner.environments.frames import (
+    SUPERVISOR,
+    BoundedOutput,
+    FrameParser,
+    Phase,
+    environment_words,
+    kill_request,
+)
+from runner.environments.shell_session import TERM_GRACE_SEC
 
 _POLL_SEC = 0.1
 _DRAIN_SEC = 0.3
 
-# Tells its pid first (the exec is a session leader already), then waits for a line: so the attach stream is
-# being read before the command can print anything.
+# Prints its pid first (the exec is a session leader already), then waits for a line, so that the
+# attach stream is read before the command can print anything.
 _LAUNCH = (
     'IFS=" " read -r capstan_pid capstan_rest </proc/self/stat; read -r capstan_go; exec </dev/null; '
     'printf "%s start %s\\n" "$1" "$capstan_pid"; cd -- "$2" || exit 126; '
@@ -30,7 +36,8 @@ _LAUNCH = (
 
 
 class PlainExec:
-    """Runs commands one `docker exec` each. Same results as a channel, some 50 ms slower."""
+    """Runs each command with a `docker exec`. Same results as a shell session, about 50 ms
+    slower."""
 
     def __init__(self, engine: Engine, container_id: str, *, root_user: str | None) -> None:
         self._engine = engine
@@ -40,7 +47,7 @@ class PlainExec:
     async def run(
         self, command: str, *, cwd: str, env: Mapping[str, str], timeout_sec: float | None, user: str | None
     ) -> ExecResult:
-        """Raises as `Environment.exec`."""
+        """Run one command. Raises as `Environment.exec`."""
         environment_words(command, env)
         nonce = secrets.token_hex(16)
         output = BoundedOutput()
@@ -49,7 +56,7 @@ class PlainExec:
         try:
             stream = await open_exec(self._engine, self._id, words, user=user, env=dict(env))
         except APIError as error:
-            # Harbor's contract: what the runtime says is output, and the code is 126.
+            # As under Harbor: the runtime's message is the output, and the code is 126.
             return ExecResult(str(error.explanation), None, 126)
         stream.keep(STDOUT, STDERR)
         complaint = bytearray()
@@ -69,8 +76,11 @@ class PlainExec:
             reader.cancel()
             stream.close()
         parser.flush()
-        if parser.phase is Phase.WAITING:  # it never began, as for an unknown user: the engine says why
-            return ExecResult(complaint.decode("utf-8", "replace").replace("\r\n", "\n") or None, None, code)
+        if parser.phase is Phase.WAITING:  # it never began; the engine says why (an unknown user)
+            said = complaint.decode("utf-8", "replace").replace("\r\n", "\n")
+            if not said and code == 126:  # the engine sometimes loses what it says
+                said = f"no command can be started as user {user}\n"
+            return ExecResult(said or None, None, code)
         return ExecResult(output.text(), None, code)
 
     @staticmethod
@@ -82,7 +92,8 @@ class PlainExec:
                 parser.feed(data)
 
     async def _wait(self, stream: ExecStream, reader: asyncio.Task[None]) -> int:
-        """The exit code, once the main process is gone: its children may hold the stream for ever."""
+        """Return the exit code once the main process is gone; its children may hold the stream
+        for ever."""
         while True:
             await asyncio.wait({reader}, timeout=_POLL_SEC)
             state = await self._engine.call(self._engine.api.exec_inspect, stream.exec_id)

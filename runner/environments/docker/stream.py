@@ -1,4 +1,5 @@
-"""The attach stream of one `docker exec`: frames taken apart, the socket read by the event loop itself.
+"""The attach stream of one `docker exec`: frames taken apart, the socket read by the event loop
+itself.
 
 Format of the frames: Docker Engine API, ContainerAttach, "Stream format".
 """
@@ -18,7 +19,7 @@ STDOUT, STDERR = 1, 2
 
 
 class Demultiplexer:
-    """Takes the engine's framed stream apart, however it is cut up. Pure."""
+    """Takes the engine's framed stream apart, however it is cut up."""
 
     def __init__(self) -> None:
         self._header = b""
@@ -26,7 +27,7 @@ class Demultiplexer:
         self._left = 0
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """(stream, payload) pairs in order; a frame's payload may come in several."""
+        """Return (stream, payload) pairs in order. A frame's payload may come in several."""
         pieces: list[tuple[int, bytes]] = []
         at = 0
         while at < len(data):
@@ -47,7 +48,8 @@ class Demultiplexer:
 
 
 class ExecStream:
-    """A ByteStream over the attach socket of one exec; its stderr is dropped unless `keep` says so."""
+    """A ByteStream over the attach socket of one exec. Its stderr is dropped unless `keep` is
+    called."""
 
     def __init__(self, raw: Any, sock: socket.socket, exec_id: str) -> None:
         self.exec_id = exec_id
@@ -59,7 +61,7 @@ class ExecStream:
         self._closed = False
 
     def keep(self, *streams: int) -> None:
-        """Which of STDOUT and STDERR `read` gives."""
+        """Set which of STDOUT and STDERR `read` returns."""
         self._keep = streams
 
     async def read(self) -> bytes:
@@ -77,7 +79,7 @@ class ExecStream:
 
     async def write(self, data: bytes) -> None:
         if self._closed:
-            raise BrokenPipeError("the channel is closed")
+            raise BrokenPipeError("the session is closed")
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     def close(self) -> None:
@@ -85,7 +87,7 @@ class ExecStream:
             self._closed = True
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
-            # Closed in the next turn of the loop: a sock_recv under way must let go of it first.
+            # In the next turn of the loop, because a pending sock_recv must let go of it first.
             asyncio.get_running_loop().call_soon(self._close_files)
 
     def _close_files(self) -> None:
@@ -101,7 +103,7 @@ class ExecStream:
 async def open_exec(
     engine: Engine, container_id: str, command: list[str], *, user: str | None, env: dict[str, str]
 ) -> ExecStream:
-    """Start a command that says nothing until it is written to, and attach to it.
+    """Start a command that prints nothing until it gets input, and attach to it.
 
     Raises:
         EnvironmentLost: The container or the engine is gone.

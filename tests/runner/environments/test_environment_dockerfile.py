@@ -1,7 +1,7 @@
 import pytest
 
 from runner.environments.base import EnvironmentStartError
-from runner.environments.sandbox.dockerfile import parse_dockerfile
+from runner.environments.dockerfile import parse_dockerfile
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
-"""The sandbox's own root: a fresh folder with the usual places in it, filled from the build context."""
+"""The root folder of a trial: the usual places of a system, and what the Dockerfile copies."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 from runner.environments.base import EnvironmentStartError
-from runner.environments.sandbox.dockerfile import CopyStep, SandboxRecipe
+from runner.environments.dockerfile import CopyStep, Recipe
 
 FOLDERS = (
     *(
@@ -30,7 +31,8 @@ FOLDERS = (
 )
 OPEN_FOLDERS = ("tmp", "var/tmp", "logs/agent", "logs/verifier", "logs/artifacts")
 
-# Read-only from the host, where it has them: programs, libraries, and what they need to find each other.
+# Read-only from the host, if it has them: programs, libraries, and the files that they look things
+# up in.
 HOST_PATHS = ("/usr",)
 HOST_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 HOST_ETC = (
@@ -49,11 +51,11 @@ _ETC_FILES = {
 }
 
 
-def build_rootfs(root: Path, context: Path | None, recipe: SandboxRecipe) -> None:
-    """Make the root below `root` (which exists and is empty) and do the recipe's WORKDIRs and COPYs.
+def build_rootfs(root: Path, context: Path | None, recipe: Recipe) -> None:
+    """Fill the empty folder `root` and carry out the WORKDIRs and COPYs of the recipe.
 
     Raises:
-        EnvironmentStartError: A COPY names something outside the context or not there.
+        EnvironmentStartError: A COPY names something that is outside the context or does not exist.
     """
     for folder in FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,8 @@ def _mount_point(root: Path, host: Path) -> None:
 
 
 def read_only_binds() -> list[tuple[str, str]]:
-    """(host path, path in the sandbox) of everything of the host that is seen inside, read-only."""
+    """Return (host path, path inside) of each part of the host that is visible inside,
+    read-only."""
     binds = [(path, path) for path in HOST_PATHS]
     binds += [(path, path) for path in HOST_LINKS if Path(path).is_dir() and not Path(path).is_symlink()]
     binds += [(str(Path(path).resolve()), path) for path in HOST_ETC if Path(path).exists()]
@@ -96,7 +99,7 @@ def read_only_binds() -> list[tuple[str, str]]:
 
 
 def _inside(root: Path, path: str) -> Path:
-    """The host's path of a path in a fresh root (in which nothing but our own links exists yet)."""
+    """Return the host's path of a path in a new root, which holds no links but ours."""
     return root / os.path.normpath("/" + path).lstrip("/")
 
 
@@ -118,7 +121,8 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
                 f"line {step.line}: COPY {source.name}: leads outside the build context"
             )
         if source.is_dir():
-            # Docker copies what is in a folder, not the folder: its mode stays, or is 755 where it is new.
+            # Docker copies the contents of a folder. The mode of the target stays, or is 755 if it
+            # is new.
             mode = target.stat().st_mode & 0o7777 if target.is_dir() else 0o755
             shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
             target.chmod(mode)
@@ -129,31 +133,26 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
 
 
 def remove_tree(root: Path) -> None:
-    """Remove a sandbox's folder, whatever modes were left in it; what cannot go is left.
+    """Remove the folder of a trial whatever modes its contents have. What cannot be removed stays.
 
-    Nothing above `root` is touched: two runners may remove the same leftover, and the one that comes too late
-    must not take the failure for a matter of modes.
+    Nothing above `root` is touched. Two runners may remove the same folder at once.
     """
-    if not root.exists():
+    shutil.rmtree(root, ignore_errors=True)
+    if not root.is_dir() or root.is_symlink():
         return
-
-    def mend(function: object, path: str, _error: object) -> None:
-        try:
-            if Path(path) != root:
-                Path(path).parent.chmod(0o700)
-            if Path(path).is_dir() and not Path(path).is_symlink():
-                Path(path).chmod(0o700)
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                Path(path).unlink(missing_ok=True)
-        except OSError:
-            pass
-
-    shutil.rmtree(root, onerror=mend)
+    # An ordinary user cannot list a folder of mode 000.
+    with contextlib.suppress(OSError):
+        root.chmod(0o700)
+    for folder, names, _ in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(OSError):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def hand_over(root: Path, uid: int, gid: int) -> None:
-    """Give everything under `root` to the user whom the sandbox runs as."""
+    """Give `root` and everything below it to another user."""
     os.chown(root, uid, gid)
     for folder, names, files in os.walk(root):
         for name in (*names, *files):

@@ -1,8 +1,9 @@
-"""Persistent channels into an environment: one long-lived `sh` each, which runs one command after another.
+"""Shell sessions in an environment: one long-lived `sh` each, which runs one command after another.
 
-A channel runs one command at a time; commands side by side take several, opened when needed and kept. One
-whose last command left a child behind that holds its stdout is set aside (and read on, so that the child
-never blocks) until the child closes it.
+A session runs one command at a time. Commands side by side take several sessions, which are opened
+when needed and kept. A command can leave a child behind that holds the session's stdout. Such a
+session is not used until the child closes it; its output is read on, so that the child never
+blocks.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Protocol
 
 from runner.environments.base import EnvironmentLost, ExecResult, ExecTimeout
-from runner.environments.frames import SUPERVISOR, FrameParser, Phase, kill_request, run_request
-from runner.environments.output import BoundedOutput
+from runner.environments.frames import (
+    SUPERVISOR,
+    BoundedOutput,
+    FrameParser,
+    Phase,
+    kill_request,
+    run_request,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +38,7 @@ class ByteStream(Protocol):
     """Both directions of one process in the environment."""
 
     async def read(self) -> bytes:
-        """The next bytes of its output; b"" once it is gone."""
+        """Return the next bytes of its output; b"" once it is gone."""
         ...
 
     async def write(self, data: bytes) -> None:
@@ -39,25 +46,27 @@ class ByteStream(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close both directions."""
         ...
 
 
 Opener = Callable[[str | None], Awaitable[ByteStream]]
-"""Starts `sh -s` as a user of the environment (None: its default) and gives its streams."""
+"""Starts `sh -s` as a user of the environment (None: its default) and returns its streams."""
 
 
-class ChannelClosed(EnvironmentLost):
-    """A channel's shell ended. `started` tells whether the command had begun; `output` is what it printed."""
+class ShellSessionClosed(EnvironmentLost):
+    """A session's shell ended. `started` is true if the command had begun; `output` is what it
+    printed."""
 
     def __init__(self, started: bool, output: BoundedOutput) -> None:
-        super().__init__("the environment's command channel ended")
+        super().__init__("the environment's shell session ended")
         self.started = started
         self.output = output
 
 
-class Channel:
-    """One supervisor shell and the answer to its current request. Use through ChannelPool."""
+class ShellSession:
+    """One supervisor shell and the answer to its current request. Use it through
+    ShellSessionPool."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -69,12 +78,13 @@ class Channel:
 
     @property
     def idle(self) -> bool:
-        """Whether the next request may be sent."""
+        """Return whether the next request may be sent."""
         return not self.closed and (self._parser is None or self._parser.phase is Phase.FREE)
 
     @property
     def soon_idle(self) -> bool:
-        """Whether a command has just ended here, so that the channel is likely to be free in a moment."""
+        """Return whether a command has just ended here, so the session is probably free in a
+        moment."""
         draining = self._parser is not None and self._parser.phase is Phase.DRAINING
         return (
             not self.closed
@@ -83,24 +93,24 @@ class Channel:
         )
 
     def reserve(self, parser: FrameParser) -> None:
-        """Take the channel for one request, whose answer `parser` takes in."""
+        """Reserve the session for one request, whose answer goes to `parser`."""
         self._parser = parser
 
     async def send(self, data: bytes) -> None:
-        """Send request bytes; a channel that is gone becomes closed."""
+        """Send request bytes. A session that is gone becomes closed."""
         try:
             await self._stream.write(data)
         except OSError as error:
-            _log.debug("channel write: %s", error)
+            _log.debug("session write: %s", error)
             self.close()
 
     async def changed(self) -> None:
-        """Wait until the phase of the request changes, or the channel closes."""
+        """Wait until the phase of the request changes, or the session closes."""
         self._changed.clear()
         await self._changed.wait()
 
     async def reached(self, *phases: Phase) -> None:
-        """Wait until the answer has come to one of these phases, or the channel is closed."""
+        """Wait until the answer has come to one of these phases, or the session is closed."""
         while not self.closed and self._parser is not None and self._parser.phase not in phases:
             await self.changed()
 
@@ -116,35 +126,36 @@ class Channel:
                         self._ended_at = asyncio.get_running_loop().time()
                     self._changed.set()
         except OSError as error:
-            _log.debug("channel read: %s", error)
+            _log.debug("session read: %s", error)
         finally:
             self.closed = True
             self._stream.close()
             self._changed.set()
 
     def close(self) -> None:
-        """End the shell (its stdin closes); what runs in the environment is not touched."""
+        """End the shell by closing its stdin. Processes in the environment are not touched."""
         self.closed = True
         self._reader.cancel()
         self._stream.close()
         self._changed.set()
 
 
-class ChannelPool:
-    """Runs commands over channels of one environment, for any of its users."""
+class ShellSessionPool:
+    """Runs commands over sessions of one environment, for any of its users."""
 
     def __init__(self, opener: Opener, *, root_user: str | None = None) -> None:
-        """`root_user` is what `opener` takes for a user who may signal every process (None: its default)."""
+        """Make a pool. `root_user` is the opener's name for a user who may signal every process."""
         self._open = opener
         self._root = root_user
-        self._channels: dict[str | None, list[Channel]] = {}
+        self._sessions: dict[str | None, list[ShellSession]] = {}
         self._slots = asyncio.Semaphore(MAX_COMMANDS_AT_ONCE)
         self._cleanups: set[asyncio.Task[None]] = set()
 
     async def run(
         self, command: str, *, cwd: str, env: Mapping[str, str], timeout_sec: float | None, user: str | None
     ) -> ExecResult:
-        """Run one command. Raises as `Environment.exec`, and ChannelClosed where the channel was killed."""
+        """Run one command. Raises as `Environment.exec`, and ShellSessionClosed if the session
+        is killed."""
         async with self._slots:
             while True:
                 nonce = secrets.token_hex(16)
@@ -152,10 +163,10 @@ class ChannelPool:
                 fresh = False
                 try:
                     parser, output = self._parser(nonce)
-                    channel, fresh = await self._acquire(user, parser)
-                    return await self._run(channel, parser, output, request, timeout_sec)
-                except ChannelClosed as closed:
-                    # An idle channel that the agent's `killall sh` had ended: the command never began.
+                    session, fresh = await self._acquire(user, parser)
+                    return await self._run(session, parser, output, request, timeout_sec)
+                except ShellSessionClosed as closed:
+                    # The agent's `killall sh` had ended an idle session: the command never began.
                     if closed.started or fresh:
                         raise
 
@@ -166,7 +177,7 @@ class ChannelPool:
 
     async def _run(
         self,
-        channel: Channel,
+        session: ShellSession,
         parser: FrameParser,
         output: BoundedOutput,
         request: bytes,
@@ -174,53 +185,53 @@ class ChannelPool:
     ) -> ExecResult:
         try:
             async with asyncio.timeout(timeout_sec):
-                await channel.send(request)
-                await channel.reached(Phase.DRAINING, Phase.FREE)
+                await session.send(request)
+                await session.reached(Phase.DRAINING, Phase.FREE)
         except TimeoutError:
             if parser.return_code is None:
-                await self._end(channel, parser)
+                await self._end(session, parser)
                 parser.flush()
                 raise ExecTimeout(timeout_sec or 0.0, output.text()) from None
         except asyncio.CancelledError:
-            # The caller has no time to wait; the command must end all the same.
-            self._later(self._end(channel, parser))
+            # The caller has no time to wait, but the command must end.
+            self._later(self._end(session, parser))
             raise
         if parser.return_code is None:
             parser.flush()
-            raise ChannelClosed(parser.phase is not Phase.WAITING, output)
+            raise ShellSessionClosed(parser.phase is not Phase.WAITING, output)
         return ExecResult(output.text(), None, parser.return_code)
 
-    async def _acquire(self, user: str | None, parser: FrameParser) -> tuple[Channel, bool]:
-        """An idle channel, reserved for `parser`, and whether it was opened just now."""
-        channels = self._channels.setdefault(user, [])
+    async def _acquire(self, user: str | None, parser: FrameParser) -> tuple[ShellSession, bool]:
+        """Return an idle session, reserved for `parser`, and whether it was opened just now."""
+        sessions = self._sessions.setdefault(user, [])
         while True:
-            channels[:] = [channel for channel in channels if not channel.closed]
-            for channel in reversed(channels):
-                if channel.idle:
-                    channel.reserve(parser)
-                    return channel, False
-            ending = next((channel for channel in channels if channel.soon_idle), None)
+            sessions[:] = [session for session in sessions if not session.closed]
+            for session in reversed(sessions):
+                if session.idle:
+                    session.reserve(parser)
+                    return session, False
+            ending = next((session for session in sessions if session.soon_idle), None)
             if ending is None:
                 break
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FREE_WAIT_SEC):
                     await ending.changed()
         async with asyncio.timeout(OPEN_LIMIT_SEC):
-            channel = Channel(await self._open(user))
-        channel.reserve(parser)
-        channels.append(channel)
-        await channel.send(SUPERVISOR)
-        return channel, True
+            session = ShellSession(await self._open(user))
+        session.reserve(parser)
+        sessions.append(session)
+        await session.send(SUPERVISOR)
+        return session, True
 
     async def end_process(self, pid: int) -> None:
-        """TERM, then KILL, a session leader of the environment with its session and all descendants."""
+        """Send TERM, then KILL, to a session leader, its session and all its descendants."""
         killer, _ = self._parser(secrets.token_hex(16))
         through, _ = await self._acquire(self._root, killer)
         await through.send(kill_request(killer.nonce, pid, TERM_GRACE_SEC))
         await through.reached(Phase.DRAINING, Phase.FREE)
 
     def end_process_soon(self, pid: int) -> None:
-        """The same without waiting for it."""
+        """Do the same without waiting for it."""
         self._later(self.end_process(pid))
 
     def _later(self, work: Coroutine[None, None, None]) -> None:
@@ -228,24 +239,24 @@ class ChannelPool:
         self._cleanups.add(task)
         task.add_done_callback(self._cleanups.discard)
 
-    async def _end(self, channel: Channel, parser: FrameParser) -> None:
-        """End the command of `parser`; give up its channel if that fails."""
+    async def _end(self, session: ShellSession, parser: FrameParser) -> None:
+        """End the command of `parser`. Close its session if that fails."""
         try:
             async with asyncio.timeout(KILL_LIMIT_SEC):
-                await channel.reached(Phase.RUNNING, Phase.DRAINING, Phase.FREE)
+                await session.reached(Phase.RUNNING, Phase.DRAINING, Phase.FREE)
                 if parser.pid is not None and parser.return_code is None:
                     await self.end_process(parser.pid)
-                await channel.reached(Phase.DRAINING, Phase.FREE)
+                await session.reached(Phase.DRAINING, Phase.FREE)
         except (TimeoutError, EnvironmentLost) as error:
             _log.warning("a command may still run after its end was asked for: %r", error)
         if parser.return_code is None:
-            channel.close()
+            session.close()
 
     async def aclose(self) -> None:
-        """Close all channels."""
+        """Close all sessions."""
         for task in list(self._cleanups):
             task.cancel()
-        for channels in self._channels.values():
-            for channel in channels:
-                channel.close()
-        self._channels.clear()
+        for sessions in self._sessions.values():
+            for session in sessions:
+                session.close()
+        self._sessions.clear()

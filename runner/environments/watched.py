@@ -1,6 +1,7 @@
-"""Guarded commands in a container: the folders lie in the open, are compared, and interference is told.
+"""Guarded commands whose folders are in the open: they are compared, and interference is reported.
 
-Why not in a mount namespace of their own, as in the sandbox: docs/decisions/verifier-protection.md.
+docs/decisions/verifier-protection.md says why they have no mount namespace of their own, as in the
+sandbox.
 """
 
 from __future__ import annotations
@@ -10,47 +11,44 @@ import hashlib
 import posixpath
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
 
-from runner.environments.base import ExecResult, ExecTimeout, GuardedResult, GuardedRun, TransferError
-from runner.environments.docker.files import ContainerFiles, NotThere
+from runner.environments.base import (
+    Environment,
+    ExecResult,
+    ExecTimeout,
+    FileMissing,
+    GuardedResult,
+    GuardedRun,
+    TransferError,
+)
 from runner.environments.frames import quote
 
-# Long enough for a loop that writes again and again to show itself, before the command and after it.
+# Long enough that a loop which writes again and again is seen, before the command and after it.
 WATCH_SEC = 0.1
-# Against a process that moves the folders about while they are made or read.
+# Against a process that moves the folders while they are made or read.
 TRIES = 3
 SETUP_LIMIT_SEC = 60.0
 
-
-class AsRoot(Protocol):
-    """Runs a command in the container as root."""
-
-    async def __call__(self, command: str) -> ExecResult: ...
-
-
-class AsAsked(Protocol):
-    """Runs the guarded command as its user. Raises as Environment.exec."""
-
-    async def __call__(self, run: GuardedRun) -> ExecResult: ...
+AsRoot = Callable[[str], Awaitable[ExecResult]]
+"""Runs a command in the environment as root."""
 
 
 class WatchedRun:
-    """One guarded command of a container. `exec_guarded` of the Docker environment.
+    """One guarded command: `exec_guarded` of an environment that cannot hide the verifier's
+    folders.
 
-    Told as tampering: a file in a fresh folder that nobody put there, an uploaded file that is another one
-    afterwards, and a result that still changes when the command has ended.
+    Reported as tampering: a file in a new folder that nobody put there, an uploaded file that has
+    changed, and a result that still changes after the command has ended.
     """
 
-    def __init__(self, files: ContainerFiles, as_root: AsRoot, as_asked: AsAsked) -> None:
-        self._files = files
+    def __init__(self, environment: Environment, as_root: AsRoot) -> None:
+        self._environment = environment
         self._as_root = as_root
-        self._as_asked = as_asked
 
     async def run(self, run: GuardedRun) -> GuardedResult:
-        """Raises TransferError and what Environment.exec raises."""
+        """Run the command. Raises TransferError and as Environment.exec."""
         await self._make_fresh(run)
         with tempfile.TemporaryDirectory(prefix="capstan-watched-") as name:
             try:
@@ -72,23 +70,24 @@ class WatchedRun:
         return GuardedResult(output, code, timed_out, "watched", tuple(findings))
 
     async def _make_fresh(self, run: GuardedRun) -> None:
-        """New folders: what a process holds open of the old ones is no longer the path's."""
+        """Make new folders. A process that holds an old one open no longer reaches it by its
+        path."""
         folders = list(dict.fromkeys([*run.upload, *run.collect]))
-        # Moved away first: what writes into one again and again would keep it from being removed.
+        # Moved away first, because a process that keeps writing into one would prevent its removal.
         old = f".old.{secrets.token_hex(8)}"
         for folder in folders:
             was, gone = _words([folder]), _words([folder + old])
-            # Another process may take the folder away or make it between any two of these words.
+            # Another process may move or make the folder between any two of these commands.
             away = f"{{ mv -- {was} {gone} || [ ! -e {was} ]; }}"
             make = f"mkdir -p -- {was}"
-            if folder in run.collect:  # the mode with the folder, not after it
+            if folder in run.collect:  # made with its mode, not changed afterwards
                 make = f"mkdir -p -- {_words([posixpath.dirname(folder)])} && (umask 0; {make})"
             await self._checked(f"if [ -e {was} ]; then {away}; fi && {make}")
         await self._as_root(f"rm -rf -- {_words(folder + old for folder in folders)}")
 
     async def _fill(self, run: GuardedRun, place: Path) -> dict[str, dict[str, str]]:
         for folder, source in run.upload.items():
-            await self._files.upload_dir(source, folder)
+            await self._environment.upload_dir(source, folder)
         if run.executable:
             await self._checked(f"chmod a+x -- {_words(run.executable)}")
         return await self._look([*run.upload, *run.collect], place)
@@ -104,13 +103,13 @@ class WatchedRun:
 
     async def _command(self, run: GuardedRun) -> tuple[str | None, int | None, bool]:
         try:
-            done = await self._as_asked(run)
+            done = await self._environment.exec(run.command, run.cwd, run.env, run.timeout_sec, run.user)
         except ExecTimeout as timeout:
             return timeout.partial_output, None, True
         return done.stdout, done.return_code, False
 
     async def _look(self, folders: Iterable[str], place: Path) -> dict[str, dict[str, str]]:
-        """The files of each folder as they are now, a moment after they were made or left alone."""
+        """Return the files of each folder as they are a moment from now, with their digests."""
         await asyncio.sleep(WATCH_SEC)
         found: dict[str, dict[str, str]] = {}
         for number, folder in enumerate(folders):
@@ -120,14 +119,15 @@ class WatchedRun:
         return found
 
     async def _collect(self, folder: str, target: Path) -> None:
-        """Download, again where a file changed under the engine's hands. A missing folder counts as empty."""
+        """Download a folder; try again if a file changes meanwhile. A missing folder counts as
+        empty."""
         for attempt in range(TRIES):
             try:
-                await self._files.download_dir(folder, target)
+                await self._environment.download_dir(folder, target)
                 return
             except TransferError as error:
                 if attempt == TRIES - 1:
-                    if isinstance(error, NotThere):
+                    if isinstance(error, FileMissing):
                         return
                     raise
                 await asyncio.sleep(0.1)
@@ -150,7 +150,7 @@ def _changed(
     findings: list[str] = []
     for folder, files in at_end.items():
         for path in sorted(files.keys() | after[folder].keys()):
-            # Logs of servers may grow; only what the reward is read from must stand still.
+            # Logs of servers may grow. Only the files that the reward is read from must not change.
             if path.startswith("reward.") and files.get(path) != after[folder].get(path):
                 findings.append(f"{folder}/{path} was written after the command had ended")
     for folder, source in run.upload.items():
@@ -161,7 +161,7 @@ def _changed(
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each regular file below the folder."""
+    """Return the SHA-256 of each regular file below the folder."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

@@ -1,0 +1,290 @@
+"""The ladder: which environment a job takes, and what it says."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.environments import DockerSettings, EnvironmentLost, EnvironmentSpec, EnvironmentStartError
+from runner.environments.base import ImageUnavailable
+from runner.environments.docker import Engine, build_image, built_tag, ensure_image
+from runner.environments.docker.availability import missing_images
+from tests.needs import needs_proot, needs_sandbox
+from tests.runner.environments.contract import spec_of
+from tests.runner.environments.fake_engine import FakeEngine, fake_engine
+
+NOWHERE = "unix:///nowhere/docker.sock"
+SELECT = """
+import asyncio, os, sys
+from pathlib import Path
+from runner.environments import *
+specs = [EnvironmentSpec(Path(p).name, "t", context_dir=Path(p)) for p in sys.argv[2:]]
+try:
+    chosen = asyncio.run(select_environment(sys.argv[1], specs, DockerSettings.from_environment(os.environ)))
+    print(chosen.kind, chosen.reason, sep="\\n")
+except EnvironmentStartError as error:
+    print(type(error).__name__, error, sep="\\n")
+"""
+
+
+def select(wanted: str, *contexts: Path, **variables: str) -> tuple[str, str]:
+    """What a new process chooses: (kind, line), or (name of the error, line)."""
+    environ = {**os.environ, "DOCKER_HOST": NOWHERE, **variables}
+    command = [sys.executable, "-c", SELECT, wanted, *map(str, contexts)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    kind, line = done.stdout.splitlines()
+    return kind, line
+
+
+@pytest.fixture
+def context(tmp_path):
+    return spec_of(tmp_path / "task", "FROM debian:x\nWORKDIR /app\n").context_dir
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    with fake_engine(tmp_path) as fake:
+        monkeypatch.setenv("DOCKER_HOST", fake.address)
+        yield fake
+
+
+def test_docker_comes_first_where_its_images_can_be_had(engine, context):
+    engine.images.add("debian:x")
+    assert select("auto", context, DOCKER_HOST=engine.address) == (
+        "docker",
+        "environment: Docker (an engine answers, and the images can be had)",
+    )
+
+
+@needs_sandbox
+def test_an_engine_without_image_and_registry_is_passed_over(engine, context):
+    assert select("auto", context, DOCKER_HOST=engine.address) == (
+        "sandbox",
+        "environment: sandbox (Docker: no image debian:x here and no registry answers)",
+    )
+
+
+@needs_sandbox
+def test_without_an_engine_it_is_the_sandbox(context, tmp_path):
+    no_engine = f"Docker: no engine answers at {NOWHERE}"
+    assert select("auto", context) == ("sandbox", f"environment: sandbox ({no_engine})")
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker/__init__.py").write_text("raise ImportError('broken here')")
+    kind, line = select("auto", context, PYTHONPATH=str(tmp_path))
+    assert kind == "sandbox" and "package cannot be imported: broken here" in line
+    kind, line = select("auto", context, DOCKER_HOST="nonsense://x")
+    assert kind == "sandbox" and "no engine at nonsense://x: " in line
+
+
+@needs_proot
+def test_without_user_namespaces_it_is_proot(context, programs):
+    (programs / "unshare").unlink()
+    assert select("auto", context, PATH=str(programs)) == (
+        "proot",
+        f"environment: proot, which isolates nothing (Docker: no engine answers at {NOWHERE}; "
+        "bubblewrap needs unshare: apt-get install util-linux)",
+    )
+    (programs / "proot").unlink()
+    kind, line = select("auto", context, PATH=str(programs))
+    assert kind == "EnvironmentStartError" and line.endswith(
+        "; proot is not installed: apt-get install proot. Do one of these: start Docker, "
+        "allow user namespaces, or apt-get install proot"
+    )
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A PATH with what the sandbox and proot need."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sh", "nsenter", "setpriv", "unshare", "proot"):
+        (folder / name).symlink_to(f"/usr/bin/{name}")
+    return folder
+
+
+def test_a_step_must_be_able_to_run_all_tasks(engine, context, tmp_path):
+    other = spec_of(tmp_path / "other", "FROM debian:y\nRUN true\n").context_dir
+    engine.images.update(("debian:x", "debian:y"))
+    assert select("auto", context, other, DOCKER_HOST=engine.address)[0] == "docker"
+    engine.images.remove("debian:x")
+    kind, line = select("auto", context, other, DOCKER_HOST=engine.address)
+    assert kind == "EnvironmentStartError" and line.startswith(
+        "no environment can run all tasks: Docker: no image debian:x here and no registry answers; "
+        f"without Docker: {other}/Dockerfile: line 2: RUN needs Docker"
+    )
+
+
+@needs_sandbox
+@needs_proot
+def test_what_was_asked_for_must_be_there(context, tmp_path):
+    assert select("sandbox", context) == ("sandbox", "environment: sandbox (it was asked for)")
+    assert select("proot", context) == (
+        "proot",
+        "environment: proot, which isolates nothing (it was asked for)",
+    )
+    kind, line = select("docker", context)
+    assert kind == "EnvironmentStartError" and line.startswith(f"Docker: no engine answers at {NOWHERE}; ")
+    kind, line = select("proot", context, PATH=str(tmp_path))
+    assert (kind, line) == ("EnvironmentStartError", "proot is not installed: apt-get install proot")
+    kind, line = select("sandbox", context, PATH=str(tmp_path))
+    assert kind == "EnvironmentStartError" and line.startswith("bubblewrap needs nsenter, setpriv, unshare: ")
+
+
+async def missing(engine: FakeEngine, *specs: EnvironmentSpec, **settings) -> str | None:
+    real = Engine()
+    try:
+        return await missing_images(real, specs, DockerSettings(**settings))
+    finally:
+        real.close()
+
+
+async def test_an_image_is_here_or_in_a_registry_and_each_is_asked_for_once(engine, tmp_path):
+    named = [EnvironmentSpec(f"t{n}", "t", docker_image="a/b:1") for n in range(5)]
+    assert await missing(engine, *named) == "no image a/b:1 here and no registry answers"
+    assert engine.asked == ["/images/a/b:1/json", "/distribution/a/b:1/json"]
+    engine.registry["a/b:1"] = 404
+    assert await missing(engine, *named) == (
+        "no image a/b:1 here and its registry does not have it (or wants a login)"
+    )
+    assert await missing(engine, *named, pull=False) == (
+        "no image a/b:1 here, and PULL_IF_NOT_EXISTS is false"
+    )
+    engine.registry["a/b:1"] = 200
+    assert await missing(engine, *named) is None
+    engine.registry.clear()
+    engine.registry["mirror.invalid/tb:t0-1"] = 200
+    assert await missing(engine, named[0], registry="mirror.invalid/tb") is None
+    engine.images.add("a/b:1")
+    assert await missing(engine, *named, pull=False) is None
+
+
+async def test_registries_are_asked_side_by_side_and_not_for_long(engine):
+    engine.delay_sec = 0.5
+    specs = [EnvironmentSpec("t", "t", docker_image=f"a/b:{n}") for n in range(8)]
+    engine.registry.update({f"a/b:{n}": 200 for n in range(8)})
+    began = time.monotonic()
+    assert await missing(engine, *specs) is None
+    assert time.monotonic() - began < 3
+    engine.delay_sec = 30
+    assert await missing(engine, specs[0]) == "no image a/b:0 here and no registry answers"
+    assert time.monotonic() - began < 15
+
+
+DOCKERFILE = """# syntax=docker/dockerfile:1
+ARG TAG=12 BASE="debian:${TAG}"
+FROM --platform=linux/amd64 ${BASE} AS build
+RUN <<EOF
+FROM not-an-instruction
+EOF
+FROM scratch AS empty
+COPY --from=build /x /x
+COPY --from=0 /x /x
+COPY --from=tools:3 /x /x
+from Build
+FROM $NOTHING
+"""
+
+
+async def test_what_is_built_needs_its_bases(engine, tmp_path, monkeypatch):
+    spec = spec_of(tmp_path / "environment", DOCKERFILE, digest="12")
+    engine.images.update(("docker/dockerfile:1", "tools:3"))
+    (tmp_path / "docker").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert await missing(engine, spec) == "no image debian:12 here and no registry answers"
+    engine.registry["debian:12"] = 200
+    assert await missing(engine, spec) is None
+    assert await missing(engine, spec, pull=False) == (
+        "no image debian:12 here, and PULL_IF_NOT_EXISTS is false"
+    )
+    (tmp_path / "docker").unlink()
+    said = await missing(engine, spec)
+    assert said == f"{spec.context_dir}/Dockerfile needs BuildKit, and there is no docker command"
+    engine.images.add(built_tag(spec))
+    assert await missing(engine, spec) is None
+
+
+async def test_what_is_wrong_for_every_kind_is_left_to_the_trial(engine, tmp_path):
+    assert await missing(engine, EnvironmentSpec("t", "t")) is None
+    (tmp_path / "Dockerfile").write_bytes(b"\xff\xff")
+    assert await missing(engine, EnvironmentSpec("t", "t", context_dir=tmp_path)) is None
+
+
+@pytest.fixture
+async def real(engine):
+    client = Engine()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return DockerSettings(cache_dir=tmp_path / "cache")
+
+
+def pulls(engine: FakeEngine) -> list[str]:
+    return [what for what in engine.asked if what.startswith("make ")]
+
+
+async def test_a_pull_that_will_fail_again_is_not_tried_again(engine, real, settings):
+    engine.says = "manifest unknown"
+    spec = EnvironmentSpec("a", "t", docker_image="gone/one:1")
+    words: set[str] = set()
+    for task in ("a", "b", "c"):
+        with pytest.raises(ImageUnavailable) as error:
+            await ensure_image(real, EnvironmentSpec(task, "t", docker_image="gone/one:1"), settings)
+        words.add(str(error.value))
+    assert words == {"no image gone/one:1 here, and it cannot be pulled: manifest unknown"}
+    assert pulls(engine) == ["make gone/one"]
+    engine.images.add("gone/one:1")
+    assert (await ensure_image(real, spec, settings)).name == "gone/one:1"
+
+
+@pytest.mark.parametrize(
+    "says", ["write /var/lib/docker/x: no space left on device", "toomanyrequests: wait"]
+)
+async def test_what_may_pass_is_tried_again(engine, real, settings, says):
+    engine.says = says
+    spec = EnvironmentSpec("a", "t", docker_image=f"full/disk:{len(says)}")
+    for _ in range(2):
+        with pytest.raises(EnvironmentStartError, match=says) as error:
+            await ensure_image(real, spec, settings)
+        assert not isinstance(error.value, ImageUnavailable)
+    assert len(pulls(engine)) == 2
+
+
+async def test_an_engine_that_goes_away_is_no_missing_image(engine, real, settings, tmp_path):
+    engine.says = None
+    with pytest.raises(EnvironmentLost):
+        await ensure_image(real, EnvironmentSpec("a", "t", docker_image="cut/off:1"), settings)
+    with pytest.raises(EnvironmentLost):
+        await ensure_image(real, spec_of(tmp_path / "environment", digest="cut"), settings)
+
+
+async def test_a_failed_build_is_remembered_until_it_is_forced(engine, real, settings, tmp_path):
+    engine.images.add("debian")
+    engine.says = "The command '/bin/sh -c exit 9' returned a non-zero code: 9"
+    spec = spec_of(tmp_path / "environment", digest="failed")
+    for _ in range(2):
+        with pytest.raises(ImageUnavailable, match=r"the build failed: .*: 9 \(whole log: "):
+            await ensure_image(real, spec, settings)
+    assert len(pulls(engine)) == 1
+    engine.says = ""
+    with pytest.raises(ImageUnavailable):
+        await ensure_image(real, spec, settings)
+    assert (await build_image(real, spec, settings, force=True)).name == built_tag(spec)
+
+
+async def test_one_missing_base_is_one_cause_for_all_tasks(engine, real, settings, tmp_path):
+    engine.says = "Get https://registry/v2/: dial tcp: lookup registry: no such host"
+    words: set[str] = set()
+    for name in "abc":
+        spec = spec_of(tmp_path / name, "FROM debian:missing\nRUN true\n", digest=name)
+        with pytest.raises(ImageUnavailable) as error:
+            await ensure_image(real, spec, settings)
+        words.add(str(error.value))
+    assert words == {f"no image debian:missing here, and it cannot be pulled: {engine.says}"}
+    assert len(pulls(engine)) == 1
