@@ -19,7 +19,7 @@ from runner.agents.limits import AgentLimits
 from runner.agents.outcome import AgentOutcome
 from runner.agents.package import AgentPackage
 from runner.agents.requirements import RequirementsError, prepare_interpreter
-from runner.environments import EnvironmentError_, EnvironmentSpec
+from runner.environments import EnvironmentFailure, EnvironmentSpec
 from runner.environments.sandbox import SandboxEnvironment
 from runner.relay import ModelRequest, Relay
 from runner.scripted import Reply, ReplyCall, ScriptUpstream
@@ -121,7 +121,7 @@ async def dry_run(archive: Archive, spec: DryRunSpec, limits: DryRunLimits | Non
         package = AgentPackage(Path("submission.zip"), archive.sha256, archive.contents, interpreter)
         try:
             return await _run(package, spec, limits or DryRunLimits(), Path(folder))
-        except EnvironmentError_ as error:
+        except EnvironmentFailure as error:
             return DryRunResult((), f"not run: {error}")
 
 

@@ -83,7 +83,7 @@ def _expected(error: Exception) -> tuple[int, str | None]:
     """Print one line for an error that says what to do, and a traceback for any other."""
     # Imported here, so that `capstan --help` is quick.
     from runner.config import ConfigError
-    from runner.environments import EnvironmentError_
+    from runner.environments import EnvironmentFailure
     from runner.jobs.errors import JobError, NothingToRun
     from runner.tasks import TaskError
 
@@ -93,7 +93,7 @@ def _expected(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, JobError):
         fail(str(error))
         return EXIT_FAILED, error.reason.value
-    if isinstance(error, (TaskError, EnvironmentError_)):
+    if isinstance(error, (TaskError, EnvironmentFailure)):
         fail(str(error))
         return EXIT_FAILED, None
     import traceback

@@ -15,6 +15,7 @@ from runner.config import ConfigError, load_config
 
 LOW_DISK_GIB = 10.0
 LOW_MEMORY_GIB = 2.0
+_SIMPLE_TASKS = "for tasks whose Dockerfile has only FROM, WORKDIR, COPY and ENV"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ async def examine(tasks: Sequence[str]) -> list[Check]:
     """Make all checks and return their results in the order in which they are printed."""
     docker = await check_docker()
     isolation = await check_isolation(docker)
-    checks = [check_python(), docker, isolation, check_sandbox(), check_key(), check_disk(), check_memory()]
+    checks = [check_python(), docker, isolation, await check_sandbox()]
+    checks += [await check_proot(), check_key(), check_disk(), check_memory()]
     if tasks and docker.state == "ok":
         checks.append(await check_images(tasks))
     return checks
@@ -40,7 +42,7 @@ async def examine(tasks: Sequence[str]) -> list[Check]:
 def is_usable(checks: Sequence[Check]) -> bool:
     """Return whether any task could run here."""
     states = {check.name: check.state for check in checks}
-    return "ok" in (states["docker"], states["sandbox"])
+    return "ok" in (states["docker"], states["sandbox"], states["proot"])
 
 
 def check_python() -> Check:
@@ -88,17 +90,22 @@ async def check_isolation(docker: Check) -> Check:
     return Check("isolation", "ok" if result.usable else "note", result.message, result.remedy)
 
 
-def check_sandbox() -> Check:
-    """Check that the sandbox can run."""
-    from runner.environments.sandbox import missing_programs
+async def check_sandbox() -> Check:
+    """Check that a bubblewrap sandbox starts."""
+    from runner.environments.sandbox import sandbox_unavailable
 
-    if missing := missing_programs():
-        return Check(
-            "sandbox", "missing", f"without {', '.join(missing)}", "apt-get install bubblewrap util-linux"
-        )
-    return Check(
-        "sandbox", "ok", "bubblewrap; for tasks whose Dockerfile has only FROM, WORKDIR, COPY and ENV"
-    )
+    if (problem := await sandbox_unavailable()) is not None:
+        return Check("sandbox", "note", problem, "allow user namespaces, or use --env proot")
+    return Check("sandbox", "ok", f"bubblewrap; {_SIMPLE_TASKS}")
+
+
+async def check_proot() -> Check:
+    """Check that proot starts."""
+    from runner.environments.proot import proot_unavailable
+
+    if (problem := await proot_unavailable()) is not None:
+        return Check("proot", "note", problem)
+    return Check("proot", "ok", f"isolates nothing; {_SIMPLE_TASKS}")
 
 
 def check_key() -> Check:
@@ -141,7 +148,8 @@ def check_memory() -> Check:
 
 async def check_images(paths: Sequence[str]) -> Check:
     """Check that the images of tasks are here."""
-    from runner.environments.docker import DockerSettings, built_tag, find_image, shared_engine
+    from runner.environments import DockerSettings
+    from runner.environments.docker import built_tag, find_image, shared_engine
     from runner.environments.docker.images import image_candidates
     from runner.tasks import load_dataset
     from runner.trials.environment import environment_spec

@@ -13,8 +13,8 @@ from runner.cli.common import Exclude, Include, JsonFlag
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from runner.environments import EnvironmentSpec
-    from runner.environments.docker import DockerSettings, Engine, ImageInfo
+    from runner.environments import DockerSettings, EnvironmentSpec
+    from runner.environments.docker import Engine, ImageInfo
     from runner.tasks import Task
 
 app = typer.Typer(
@@ -73,7 +73,8 @@ def list_images(
     from rich.table import Table
 
     from runner.cli.tables import make_console
-    from runner.environments.docker import DockerSettings, built_tag, find_image
+    from runner.environments import DockerSettings
+    from runner.environments.docker import built_tag, find_image
     from runner.environments.docker.images import image_candidates
 
     async def look() -> list[dict[str, str | None]]:
@@ -116,8 +117,7 @@ def _for_each(
     import time
 
     from runner.cli.common import fail
-    from runner.environments import EnvironmentError_
-    from runner.environments.docker import DockerSettings
+    from runner.environments import DockerSettings, EnvironmentFailure
     from runner.results import format_seconds
 
     failures = 0
@@ -130,7 +130,7 @@ def _for_each(
             began = time.monotonic()
             try:
                 image = await work(engine, task, _spec(task), settings)
-            except EnvironmentError_ as error:
+            except EnvironmentFailure as error:
                 failures += 1
                 fail(str(error))
             else:

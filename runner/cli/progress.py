@@ -38,6 +38,7 @@ class PlainLines(JobObserver):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._results: JobResultWriter | None = None
+        self._describe_end = EndLines()
 
     def job_started(
         self, context: JobContext, results: JobResultWriter, running: Mapping[str, TrialProgress]
@@ -57,7 +58,7 @@ class PlainLines(JobObserver):
 
     def trial_ended(self, record: TrialRecord) -> None:
         assert self._results is not None
-        self._print(f"[{len(self._results.records)}/{self._results.n_total}] {ended_line(record)}")
+        self._print(f"[{len(self._results.records)}/{self._results.n_total}] {self._describe_end(record)}")
 
     def note(self, line: str, *, warning: bool = True) -> None:
         if warning:
@@ -82,6 +83,7 @@ class LiveTable(JobObserver):
         self._running: Mapping[str, TrialProgress] = {}
         self._started = time.monotonic()
         self._ended_here = 0
+        self._describe_end = EndLines()
         self._refresher: asyncio.Task[None] | None = None
 
     def job_started(
@@ -104,7 +106,7 @@ class LiveTable(JobObserver):
     def trial_ended(self, record: TrialRecord) -> None:
         self._ended_here += 1
         style = "green" if record.passed else "red" if record.errored else ""
-        self._console.print(Text(ended_line(record), style=style))
+        self._console.print(Text(self._describe_end(record), style=style))
 
     def note(self, line: str, *, warning: bool = True) -> None:
         self._console.print(Text(line, style="yellow" if warning else ""))
@@ -165,19 +167,26 @@ def headline(context: JobContext) -> str:
     )
 
 
-def ended_line(record: TrialRecord) -> str:
-    """Describe the end of a trial in one line."""
-    if record.reward is None:
-        verdict = (
-            f"{record.reason_code.value if record.reason_code else 'error'}: {first_line(record.error or '')}"
-        )
-    else:
-        verdict = f"reward {record.reward:g}" + (", passed" if record.passed else "")
-        if record.timed_out:
-            verdict += ", at the agent's time limit"
-    use = record.metered
-    spent = f", {use.calls} calls, {shown_cost(use.cost_usd)}" if use and use.calls else ""
-    return f"{record.trial_name}: {verdict} ({format_seconds(record.seconds)}{spent})"
+class EndLines:
+    """Describe the ends of trials, each in one line. An error that many trials share is told once."""
+
+    def __init__(self) -> None:
+        self._first_with: dict[str, str] = {}
+
+    def __call__(self, record: TrialRecord) -> str:
+        if record.reward is None:
+            error = first_line(record.error or "")
+            first = self._first_with.setdefault(error, record.trial_name)
+            if error and first != record.trial_name:
+                error = f"the same error as {first}"
+            verdict = f"{record.reason_code.value if record.reason_code else 'error'}: {error}"
+        else:
+            verdict = f"reward {record.reward:g}" + (", passed" if record.passed else "")
+            if record.timed_out:
+                verdict += ", at the agent's time limit"
+        use = record.metered
+        spent = f", {use.calls} calls, {shown_cost(use.cost_usd)}" if use and use.calls else ""
+        return f"{record.trial_name}: {verdict} ({format_seconds(record.seconds)}{spent})"
 
 
 def _usage(progress: TrialProgress) -> ModelUse | None:

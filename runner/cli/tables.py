@@ -18,6 +18,8 @@ from runner.results.scoring import JobSummary
 
 # The width of tables in columns where stdout is not a terminal.
 PLAIN_WIDTH = 140
+# A note shared by more tasks names only these.
+_MAX_NAMES = 3
 
 
 def print_job(directory: Path, stream: TextIO, *, trials: bool = False) -> None:
@@ -74,14 +76,19 @@ def trials_table(trials: Sequence[TrialRecord]) -> Table:
 
 
 def notes(trials: Sequence[TrialRecord]) -> list[str]:
-    """Return the errors and notes of trials, each line once."""
-    lines: dict[str, None] = {}
+    """Return the errors and notes of trials. One that several tasks share is one line."""
+    tasks_with: dict[str, list[str]] = {}
     for trial in trials:
-        if trial.error:
-            lines[f"{trial.task_name}: {first_line(trial.error)}"] = None
-        for note in trial.notes:
-            lines[f"{trial.task_name}: {first_line(note)}"] = None
-    return list(lines)
+        for text in [trial.error, *trial.notes] if trial.error else trial.notes:
+            names = tasks_with.setdefault(first_line(text), [])
+            if trial.task_name not in names:
+                names.append(trial.task_name)
+    return [f"{_names(names)}: {text}" for text, names in tasks_with.items()]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def figures(view: StoredJob) -> Table:

@@ -103,7 +103,9 @@ class RunConfig(BaseModel):
     concurrency: int | None = Field(
         None, gt=0, le=256, description="trials at once; by default as resources allow"
     )
-    environment: Literal["auto", "docker", "sandbox"] = Field("auto", description="what tasks run in")
+    environment: Literal["auto", "docker", "sandbox", "proot"] = Field(
+        "auto", description="what tasks run in"
+    )
     isolation: Literal["process", "dind"] = Field("process", description="where the agent and Docker run")
     allow_task_network: bool = Field(False, description="tasks may have a network under isolation dind")
     rules: Literal["validator", "harbor"] = Field("validator", description="whose verdict on how a run ends")

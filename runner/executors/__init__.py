@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from runner.config import RunConfig
-from runner.environments import EnvironmentStartError, choose_backend
-from runner.environments.docker import DockerSettings
+from runner.environments import (
+    DockerSettings,
+    EnvironmentSpec,
+    EnvironmentStartError,
+    Selection,
+    select_environment,
+)
 from runner.executors.cleanup import remove_leftovers
 from runner.executors.isolated import IsolatedExecutor
 from runner.executors.local import LocalExecutor
@@ -15,6 +22,8 @@ from runner.jobs.context import Executor
 from runner.jobs.errors import JobError
 from runner.jobs.limiter import Capacity, Limiter
 from runner.jobs.tasks import JobTask
+from runner.tasks import TaskError
+from runner.trials.environment import environment_spec
 
 __all__ = ["IsolatedExecutor", "LocalExecutor", "open_executor", "remove_leftovers"]
 
@@ -36,19 +45,34 @@ async def open_executor(
     Raises:
         JobError: No environment can run all of the tasks. One line says why, and what to do.
     """
-    isolated = config.isolation == "dind"
-    if isolated and config.environment == "sandbox":
-        raise JobError("--isolation dind runs tasks in a Docker engine of its own: leave out --env sandbox")
-    try:
-        selected = await choose_backend("docker" if isolated else config.environment)
-    except EnvironmentStartError as error:
-        raise JobError(str(error)) from None
+    selected = await _select(config, tasks, docker)
     note(selected.reason, warning=False)
     for thing in await remove_leftovers((selected.kind,)):
         note(f"left behind by a runner that was killed, now removed: {thing}", warning=False)
     limiter = limiter or Limiter(Capacity.of_machine(config.concurrency))
-    if not isolated:
+    if config.isolation == "process":
         yield LocalExecutor(selected.kind, limiter)
         return
     async with IsolatedExecutor(tasks, limiter, docker, note) as executor:
         yield executor
+
+
+async def _select(config: RunConfig, tasks: Sequence[JobTask], docker: DockerSettings) -> Selection:
+    isolated = config.isolation == "dind"
+    if isolated and config.environment in ("sandbox", "proot"):
+        raise JobError(
+            f"--isolation dind runs tasks in a Docker engine of its own: leave out --env {config.environment}"
+        )
+    specs = await asyncio.to_thread(lambda: list(_specs(tasks)))
+    try:
+        return await select_environment("docker" if isolated else config.environment, specs, docker)
+    except EnvironmentStartError as error:
+        raise JobError(str(error)) from None
+
+
+def _specs(tasks: Iterable[JobTask]) -> Iterator[EnvironmentSpec]:
+    """Yield the environment of each task. A broken task has none: its trial reports what is wrong."""
+    for item in tasks:
+        if item.task is not None:
+            with contextlib.suppress(TaskError):
+                yield environment_spec(item.task)

@@ -8,17 +8,16 @@ import dataclasses
 from docker.errors import DockerException
 
 from runner.agents.host import remove_stale_agents
-from runner.environments import EnvironmentLost
-from runner.environments.base import EnvironmentKind
+from runner.environments import EnvironmentKind, EnvironmentLost
 from runner.environments.docker import clean_up, shared_engine
-from runner.environments.sandbox import remove_stale_sandboxes
+from runner.environments.rootfs import remove_stale_roots
 from runner.isolation.shared_dir import remove_stale_shared_dirs
 
 ENGINE_TIMEOUT_SEC = 30.0
 
 
 async def remove_leftovers(
-    kinds: tuple[EnvironmentKind, ...] = ("sandbox", "docker"),
+    kinds: tuple[EnvironmentKind, ...] = ("docker", "sandbox", "proot"),
     *,
     everything: bool = False,
     images: bool = False,
@@ -34,8 +33,8 @@ async def remove_leftovers(
         images: Remove the images built for tasks as well.
     """
     removed = [f"folder {path}" for path in await asyncio.to_thread(remove_stale_agents)]
-    if "sandbox" in kinds:
-        removed += [f"sandbox {path}" for path in await asyncio.to_thread(remove_stale_sandboxes)]
+    if "sandbox" in kinds or "proot" in kinds:
+        removed += [f"sandbox {path}" for path in await asyncio.to_thread(remove_stale_roots)]
     if "docker" in kinds:
         removed += [f"folder {path}" for path in await asyncio.to_thread(remove_stale_shared_dirs)]
         removed += await _remove_from_docker(everything=everything, images=images)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from runner.environments import EnvironmentError_
-from runner.environments.base import EnvironmentKind
-from runner.environments.docker import DockerSettings, Engine, ensure_image, shared_engine
+from runner.environments import DockerSettings, EnvironmentFailure, EnvironmentKind
+from runner.environments.docker import Engine, ensure_image, shared_engine
 from runner.isolation.container import (
     claim_store,
     ensure_volume,
@@ -160,7 +159,7 @@ class IsolatedExecutor:
         engine = shared_engine()
         try:
             image = await ensure_image(engine, environment_spec(item.task), self._docker)
-        except (EnvironmentError_, TaskError) as error:
+        except (EnvironmentFailure, TaskError) as error:
             return str(error)
         async with self._bringing:
             if await asyncio.to_thread(bring_image, engine, str(self._dir.engine), image):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.environments.base import EnvironmentKind
+from runner.environments import EnvironmentKind
 from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
 from runner.jobs.limiter import Limiter
 from runner.trials import Trial

@@ -15,7 +15,8 @@ from typing import Any
 
 from docker.errors import APIError
 
-from runner.environments.docker import DockerSettings, Engine, ImageInfo, find_image
+from runner.environments import DockerSettings
+from runner.environments.docker import Engine, ImageInfo, find_image
 from runner.environments.docker.engine import Progress
 from runner.environments.docker.images import one_at_a_time
 from runner.environments.owner import PREFIX

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 
 from runner.agents import PackageError, load_agent
-from runner.environments.docker import DockerSettings, clean_up, shared_engine
+from runner.environments import DockerSettings
+from runner.environments.docker import clean_up, shared_engine
 from runner.isolation.confinement import BASE_URL, BubblewrapConfinement
 from runner.isolation.engine import EngineFailed, running_engine
 from runner.isolation.link import (

@@ -11,8 +11,7 @@ from uuid import UUID
 
 from runner.agents import AgentFactory
 from runner.config import RunConfig
-from runner.environments.base import EnvironmentKind
-from runner.environments.docker import DockerSettings
+from runner.environments import DockerSettings, EnvironmentKind
 from runner.jobs.layout import JobDirectory
 from runner.jobs.limiter import Limiter
 from runner.jobs.lock import JobLock

@@ -11,8 +11,7 @@ from typing import Protocol
 
 from runner.agents import AgentFactory, PackageError, load_agent
 from runner.config import RunConfig, Secrets, redactor
-from runner.environments.base import EnvironmentKind
-from runner.environments.docker import DockerSettings
+from runner.environments import DockerSettings, EnvironmentKind
 from runner.jobs.context import Executor, JobContext
 from runner.jobs.errors import JobError, NothingToRun
 from runner.jobs.events import JobObserver

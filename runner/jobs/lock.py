@@ -14,8 +14,8 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, Field
 
+from runner.environments import EnvironmentKind
 from runner.config import ModelMode, RunConfig
-from runner.environments.base import EnvironmentKind
 from runner.jobs.errors import JobChanged
 from runner.jobs.tasks import JobTask
 from runner.results import local_now

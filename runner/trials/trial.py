@@ -15,6 +15,7 @@ from runner.environments import (
     EnvironmentStartError,
     EnvironmentStartTimeout,
     EnvironmentUnsupported,
+    ImageUnavailable,
     create_environment,
 )
 from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
@@ -121,7 +122,7 @@ class Trial:
             self._infrastructure = True
             self._fail(Reason.ENVIRONMENT_START_TIMEOUT, "EnvironmentStartTimeoutError", str(error), error)
         except (EnvironmentStartError, EnvironmentLost) as error:
-            self._infrastructure = not isinstance(error, EnvironmentUnsupported)
+            self._infrastructure = not isinstance(error, (EnvironmentUnsupported, ImageUnavailable))
             self._fail(Reason.TRIAL_FAILED, type(error).__name__, str(error), error)
         except Exception as error:
             self._fail(Reason.TRIAL_FAILED, type(error).__name__, str(error) or repr(error), error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from runner.environments.docker import DockerSettings
+from runner.environments import DockerSettings
 from runner.executors import open_executor
 from runner.jobs import JobHost
 
