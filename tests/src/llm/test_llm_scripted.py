@@ -140,14 +140,14 @@ async def test_a_fault_that_passes(transport: str, fault: dict[str, Any]) -> Non
 
 async def test_a_fault_that_stays(transport: str) -> None:
     async with bench(transport, {"content": "x", "faults": [{"status": 502, "times": 0}]}) as run:
-        with pytest.raises(ModelUnavailable, match="3 tries"):
+        with pytest.raises(ModelUnavailable, match="3 attempts"):
             await run.ask()
 
 
 async def test_insufficient_resources_are_retried(transport: str) -> None:
     turn = {"content": "half", "finish_reason": "insufficient_system_resource"}
     async with bench(transport, turn) as run:
-        with pytest.raises(ModelUnavailable, match="want of resources"):
+        with pytest.raises(ModelUnavailable, match="lack of resources"):
             await run.ask()
         assert run.client.spent.failed == 3
         assert run.client.spent.cost_usd == pytest.approx(run.usage.cost_usd)
