@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.context import load_counter
-from src.context.estimate import EstimateCounter
+from src.context.counters import EstimateCounter
 from src.context.exact import VOCABULARY, ExactCounter
-from src.context.tokens import TokenCounter
+from src.llm.usage import TokenCounter
 from tests.src.context import corpus
 
 ROOT = Path(__file__).resolve().parents[3]
 EXACT, ESTIMATE = ExactCounter(), EstimateCounter()
 COUNTERS = [pytest.param(EXACT, id="exact"), pytest.param(ESTIMATE, id="estimate")]
 counters = pytest.mark.parametrize("counter", COUNTERS)
-# The package splits with Python's \\s, which counts four control characters as blanks that the model's own
-# tokenizer (in Rust) does not.
+# The package splits with Python's \\s, which counts four control characters as blanks that the
+# model's own tokenizer (in Rust) does not.
 any_text = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\x1c\x1d\x1e\x1f"), max_size=300
 )

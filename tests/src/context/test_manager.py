@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from src.config import Settings
 from src.context import ContextManager, ContextTooSmall
-from src.context.prune import is_cleared
-from src.context.summarise import SUMMARY_OPENING, summary_request_text
-from src.context.trim import TRIM_NOTE
+from src.context.compaction import SUMMARY_OPENING, TRIM_NOTE, is_cleared, summary_request_text
 from src.llm.messages import Conversation, Message, ToolCall, assistant, tool
 from tests.src.context.histories import HEAD, LetterCounter, histories, paired, usage
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.context.exchanges import split
-from src.context.prune import is_cleared, prune
-from src.context.summarise import recent_exchanges, with_summary
-from src.context.trim import TRIM_NOTE, trim
+from src.context.compaction import (
+    TRIM_NOTE,
+    is_cleared,
+    prune,
+    recent_exchanges,
+    split,
+    trim,
+    with_summary,
+)
 from src.llm.messages import Message
 from tests.src.context.histories import HEAD, histories, paired
 
