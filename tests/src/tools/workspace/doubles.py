@@ -14,7 +14,8 @@ from pathlib import Path
 BASH = ("bash", "-c")
 POSIX = ("sh", "-c")
 
-# A folder of programs is the whole PATH of a container; what is missing from it, the container lacks.
+# A folder of programs is the whole PATH of a container; what is missing from it, the container
+# lacks.
 UTILITIES = (
     "sh", "cat", "cp", "chmod", "dd", "id", "ls", "mkdir", "mkfifo", "mv", "od", "printf", "pwd", "rm",
     "sleep", "tr", "uname", "wc", "grep", "env", "true", "echo",
@@ -111,8 +112,9 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
 def container_path(folder: Path, flavour: str) -> tuple[tuple[str, ...], str | None]:
     """Shell and PATH of a kind of container.
 
-    full: this machine. jobs: bash, but no setsid. dash: coreutils and dash, neither setsid nor base64.
-    busybox: Alpine's programs. bare: busybox with little more than POSIX asks for, no base64, head or stat.
+    full: this machine. jobs: bash, but no setsid. dash: coreutils and dash, neither setsid nor
+    base64. busybox: Alpine's programs. bare: busybox with little more than POSIX asks for, no
+    base64, head or stat.
     """
     if flavour == "full":
         return BASH, None
