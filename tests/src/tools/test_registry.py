@@ -16,7 +16,7 @@ from src.tools.workspace import EnvironmentGone, Workspace
 from tests.src.tools.conftest import Call, tool_call
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
-# contracts.md 4: names and required parameters stay.
+# docs/contract.md, The tool surface: names and required parameters are fixed.
 BASEAGENT = {
     "shell_command": (["command"], {"command", "workdir", "timeout_ms"}),
     "read_file": (["file_path"], {"file_path", "offset", "limit"}),
@@ -42,7 +42,6 @@ def test_the_surface_is_that_of_the_contract(registry: HarborToolRegistry) -> No
 
 def test_the_minimal_preset_has_the_pair_of_training(minimal: HarborToolRegistry) -> None:
     assert [schema["function"]["name"] for schema in minimal.schemas] == ["bash", "str_replace_editor"]
-    assert minimal.plan == ()
 
 
 def test_schemas_are_the_same_bytes_every_time(
