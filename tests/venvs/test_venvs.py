@@ -1,8 +1,8 @@
 """The package as it is unpacked from the ZIP, in the virtual environments that validators have.
 
-`.venv-bare` (Python 3.11) has httpx and pydantic alone, `.venv-agent` (the newest Python here) has what
-requirements.txt asks for, `.venv-harbor` has Harbor. `make environments` makes them; where Harbor's cannot be
-had (it needs Python 3.12) its tests do not run, and setup says so.
+`.venv-bare` (Python 3.11) has httpx and pydantic alone, `.venv-agent` (the newest Python here) has
+what requirements.txt asks for, `.venv-harbor` has Harbor. `make environments` makes them; where
+Harbor's cannot be had (it needs Python 3.12) its tests do not run, and setup says so.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def test_a_run_in_each_environment(kind: str, unpacked: Path, tmp_path: Pa
     has = {"openai", "tiktoken", "tenacity"} & set(report["loaded"])
     assert has == (set() if kind == "bare" else {"openai", "tiktoken", "tenacity"})
     assert not {"openai", "tiktoken", "tenacity"} & set(report["loaded_by_import"]) or kind == "harbor"
-    assert report["base"] == ("harbor.agents.base" if kind == "harbor" else "src.loop.harbor")
+    assert report["base"] == ("harbor.agents.base" if kind == "harbor" else "agent")
 
 
 async def test_both_transports_send_the_same_bytes(unpacked: Path, tmp_path: Path) -> None:

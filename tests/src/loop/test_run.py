@@ -86,7 +86,7 @@ async def test_what_passes_is_tried_again(tmp_path: Path) -> None:
         [ApiError(429, "slow down", retry_after=0.01), ApiError(500, "oops"), WRITE, Reply(), *DONE],
     )
     assert played.line.startswith("completed; 3 steps") and len(played.model.requests) == 6
-    assert "try 1 failed" in (played.logs / "agent.log").read_text()
+    assert "attempt 1 failed" in (played.logs / "agent.log").read_text()
 
 
 async def test_a_missing_key_is_one_line_before_anything_runs(tmp_path: Path) -> None:

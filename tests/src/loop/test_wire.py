@@ -1,7 +1,7 @@
 """The exact bytes of a three-step run's requests: a change of them breaks the provider's prefix cache.
 
-`UPDATE_GOLDEN=1 .venv/bin/python -m pytest tests/src/loop/test_wire.py` writes the file anew; its diff then
-shows what every cached prompt of every user will be recomputed for.
+`UPDATE_GOLDEN=1 .venv/bin/python -m pytest tests/src/loop/test_wire.py` writes the file anew; its
+diff then shows what every cached prompt of every user will be recomputed for.
 """
 
 from __future__ import annotations
