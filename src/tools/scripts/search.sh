@@ -1,9 +1,11 @@
 # files PATTERN EXTENDED FIND-ARGUMENT...
-#   Prints the program that searches, its error if it refuses the pattern, and those of find's files that
-#   have a matching line, in no order. Each is followed by NUL. EXTENDED is the pattern for grep -E.
+#   Prints the program that searches, its error if it refuses the pattern, and those of find's files
+#   that have a matching line, in no order. Each is followed by NUL. EXTENDED is the pattern for
+#   grep -E.
 # lines PATTERN EXTENDED PROGRAM COUNT WIDTH BINARY FILE...
-#   Prints for each file, in order, "+", its first COUNT matching lines with their numbers, each cut to WIDTH
-#   bytes, and NUL. For a file without a match, or with a NUL byte unless BINARY is set, it prints "-" and NUL.
+#   Prints for each file, in order, "+", its first COUNT matching lines with their numbers, each cut
+#   to WIDTH bytes, and NUL. For a file without a match, or with a NUL byte unless BINARY is set, it
+#   prints "-" and NUL.
 LC_ALL=C
 export LC_ALL
 mode=$1 pattern=$2 extended=$3

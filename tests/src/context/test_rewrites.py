@@ -1,4 +1,4 @@
-"""What pruning, summarising and trimming may and may not do to a history."""
+"""Properties of pruning, summarising and trimming."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pruning_clears_old_outputs_and_nothing_else(
     freed = sum(size(old) - size(new) for old, new in changed)
     assert freed >= max(1, minimum)
     assert f"about {size(changed[0][0])} tokens" in changed[0][1].content
-    # The most recent outputs are there byte for byte, as many as the protection covers whole.
+    # The most recent outputs are unchanged, as many as the protection covers completely.
     seen = 0
     for message in reversed(outputs):
         seen += size(message)
@@ -92,7 +92,7 @@ def test_a_summary_keeps_head_and_recent_messages(messages: list[Message], keep:
     note = rewritten[len(HEAD)]
     assert note.role == "user" and text.strip() in note.content
     assert in_order([m for exchange in recent for m in exchange], messages)
-    # Summarised again, the note of the first summary is part of what is replaced.
+    # A second summary replaces the note of the first one.
     again = split(rewritten, len(HEAD))
     assert again.exchanges[0][0] is note
     assert all(message is not note for message in with_summary(again, "second", ()))

@@ -1,4 +1,4 @@
-"""Money: prices, peak hours, the limit before a call, what failed calls cost."""
+"""Cost: prices, peak hours, the limit before a call, and failed calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BEFORE_PEAK = datetime(2026, 11, 20, 0, 59, tzinfo=UTC)
 
 
 def client(base_url: str, *moments: datetime, **overrides: Any) -> DeepSeekClient:
-    """A client on httpx whose calls happen at these moments (the last one stays)."""
+    """Return a client on httpx whose calls happen at these moments; the last one stays."""
     options = settings(base_url or "http://127.0.0.1:9", **overrides)
     left = list(moments or [OFF_PEAK])
 
@@ -152,8 +152,8 @@ async def test_a_small_request_needs_no_more_than_it_asks_for() -> None:
 
 
 async def test_broken_calls_are_paid_for_and_count_towards_the_limit() -> None:
-    play = dropped(delta(reasoning_content="one two three"), delta(content="four"))
-    async with FaultServer(play) as server:
+    handler = dropped(delta(reasoning_content="one two three"), delta(content="four"))
+    async with FaultServer(handler) as server:
         run = client(server.base_url, cost_limit_usd=0.15, max_retries=8)
         with pytest.raises(CostLimitReached):
             await ask(run, 60_000)

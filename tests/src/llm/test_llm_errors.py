@@ -14,7 +14,7 @@ from llm_wire import (
     DONE,
     KEY,
     FaultServer,
-    Play,
+    Handler,
     answer,
     client_for,
     conversation,
@@ -55,9 +55,9 @@ async def ask(client: DeepSeekClient, **options: object) -> Completion:
         await client.aclose()
 
 
-async def error_of(play: Play, transport: str, **options: object) -> ModelError:
-    """The error that a client without retries raises."""
-    async with FaultServer(play) as server:
+async def error_of(handler: Handler, transport: str, **options: object) -> ModelError:
+    """Return the error that a client without retries raises."""
+    async with FaultServer(handler) as server:
         with pytest.raises(ModelError) as caught:
             await ask(client_for(server.base_url, transport, **options))
         assert len(server.requests) == 1
@@ -115,8 +115,8 @@ async def test_retries_end_with_the_last_failure(transport: str) -> None:
 
 
 async def test_retry_after_in_seconds_goes_first(transport: str) -> None:
-    plays = [refusal(429, "slow down", retry_after="7"), refusal(503, "x", retry_after="9999")]
-    async with FaultServer(*plays, answer(*hello())) as server:
+    handlers = [refusal(429, "slow down", retry_after="7"), refusal(503, "x", retry_after="9999")]
+    async with FaultServer(*handlers, answer(*hello())) as server:
         client = client_for(server.base_url, transport, max_retries=3)
         await ask(client)
     assert client.waits == [7.5, 300.5]
@@ -140,7 +140,7 @@ async def test_a_wait_beyond_the_deadline_is_not_made(transport: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("play", "says"),
+    ("handler", "says"),
     [
         pytest.param(dropped(delta(content="half an ans")), "broke off", id="dropped after a chunk"),
         pytest.param(dropped(), "broke off", id="dropped before a chunk"),
@@ -166,11 +166,11 @@ async def test_a_wait_beyond_the_deadline_is_not_made(transport: str) -> None:
         pytest.param(status(500), "500: (nothing)", id="no body"),
     ],
 )
-async def test_failure_that_may_pass(transport: str, play: Play, says: str) -> None:
-    error = await error_of(play, transport)
+async def test_failure_that_may_pass(transport: str, handler: Handler, says: str) -> None:
+    error = await error_of(handler, transport)
     assert type(error) is ModelUnavailable
     assert says in str(error)
-    async with FaultServer(play, answer(*hello())) as server:
+    async with FaultServer(handler, answer(*hello())) as server:
         completion = await ask(client_for(server.base_url, transport, max_retries=1))
         assert (completion.message.content, completion.attempts) == ("hello there", 2)
 
@@ -246,12 +246,12 @@ async def test_the_deadline_ends_a_call(transport: str) -> None:
 
 async def test_an_answer_whose_end_never_comes_is_an_answer(transport: str) -> None:
     ended = [delta(content="hello there"), delta("stop", content="")]
-    for play in (
+    for handler in (
         silent(*ended, usage_event(), comments=0.03),
         dropped(*ended, usage_event()),
         answer(*ended, usage_event()),
     ):
-        async with FaultServer(play) as server:
+        async with FaultServer(handler) as server:
             completion = await ask(client_for(server.base_url, transport, stream_idle_sec=0.2))
         assert completion.message.content == "hello there"
         assert not completion.usage.estimated

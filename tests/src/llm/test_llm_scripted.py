@@ -1,4 +1,4 @@
-"""The client against the scripted model behind the relay: the protocol as DeepSeek speaks it."""
+"""The client with the scripted model behind the relay, which speaks DeepSeek's protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOOLS = canonical_json([{"type": "function", "function": {"name": "sh", "paramet
 
 
 class Broken(Conversation):
-    """A conversation whose wire leaves out what the API demands: only a bug could send it."""
+    """A conversation that violates the API's rules, as only a bug could send it."""
 
     def __init__(self, messages: Any, *, without: bytes) -> None:
         super().__init__(messages)
@@ -37,7 +37,7 @@ class Broken(Conversation):
 
 
 class Bench:
-    """A relay that plays turns, and a client of it."""
+    """A relay with scripted turns, and a client of it."""
 
     def __init__(self, transport: str, turns: list[dict[str, Any]], relay_limit: float | None, **given: Any):
         window = given.pop("context_window_of_server", None)

@@ -1,4 +1,4 @@
-"""Stall watch, budget watch, deadline and the line at the end."""
+"""Stall watch, budget watch, deadline and the final line."""
 
 import json
 import math
@@ -34,7 +34,7 @@ def settings(**changes: object) -> Settings:
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock with a settable time."""
 
     now = 0.0
 
@@ -107,7 +107,7 @@ def test_deadline_arithmetic() -> None:
     assert Deadline(None, clock).left_sec == math.inf
 
 
-def test_deadline_is_found_where_it_is_said(tmp_path: Path) -> None:
+def test_deadline_is_found_in_each_source(tmp_path: Path) -> None:
     logs = tmp_path / "agent"
     logs.mkdir()
     assert known_deadline({}, None, logs) is None

@@ -1,4 +1,4 @@
-"""The registry: what is offered, and one answer for each call whatever becomes of it."""
+"""The registry: the tools on offer, and one answer for every call."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_every_result_keeps_to_the_budget(
 )
 @settings(max_examples=40, deadline=None)
 def test_whatever_arguments_come_there_is_an_answer(calls: list[tuple[str, str]]) -> None:
-    """Arguments as the repairing parser leaves them: a JSON object, whatever the model sent."""
+    """The repairing parser always returns a JSON object."""
     from src.tools.arguments import parse_arguments
 
     made = []

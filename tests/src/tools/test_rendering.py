@@ -1,4 +1,4 @@
-"""What programs print, made readable and cut to a budget."""
+"""Output of programs, made readable and cut to a budget."""
 
 import pytest
 from hypothesis import given

@@ -56,7 +56,7 @@ COREUTILS = (
     "base64", "bash", "cat", "cut", "dd", "find", "grep", "head", "id", "ls", "mkdir", "mv", "printf",
     "readlink", "rm", "setsid", "sh", "sleep", "stat", "tail", "tr", "uname", "wc",
 )  # fmt: skip
-# Patterns that mean the same to all three programs.
+# Patterns with the same meaning for all three programs.
 PATTERNS = [
     "foo",
     "^fo+",
@@ -87,7 +87,7 @@ def fill(folder: Path, seed: int) -> None:
 
 
 async def open_with(kind: str, folder: Path, tools: Path) -> Workspace:
-    """A workspace in a container with ripgrep, without it, or with busybox alone."""
+    """Open a workspace in a container with ripgrep, without it, or with busybox alone."""
     shell, path = BASH, None
     tools.mkdir(exist_ok=True)
     if kind == "grep":
@@ -137,7 +137,7 @@ async def test_ripgrep_grep_and_busybox_agree(tmp_path: Path, seed: int) -> None
 
 
 def expected(tree: Path, needle: bytes) -> list[str]:
-    """The same rules in Python."""
+    """Return the files by the same rules in Python."""
     skipped = {".git", "node_modules", "__pycache__"}
     found: list[str] = []
     for path in tree.rglob("*"):

@@ -1,4 +1,4 @@
-"""Each tool on real files and processes: what the model sees, and what it may not do."""
+"""Each tool on real files and processes: its results and its refusals."""
 
 from __future__ import annotations
 

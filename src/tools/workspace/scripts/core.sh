@@ -43,8 +43,8 @@ size_of() {
   fi
 }
 
-# part FILE OFFSET COUNT: some bytes of a file. Without head -c it uses dd, which may print up to 4,095
-# bytes too many if OFFSET is a multiple of 4,096, and reads byte by byte if it is not.
+# part FILE OFFSET COUNT: some bytes of a file. Without head -c it uses dd, which may print up to
+# 4,095 bytes too many if OFFSET is a multiple of 4,096, and reads byte by byte if it is not.
 part() {
   if [ -n "$HEADC" ]; then
     if [ "$2" -eq 0 ]; then head -c "$3" <"$1"; else tail -c +$(($2 + 1)) <"$1" | head -c "$3"; fi
@@ -57,7 +57,8 @@ part() {
 
 nap() { sleep "$NAP"; }
 
-# members PID: what to signal. That is its group, or without groups the process and its descendants in /proc.
+# members PID: what to signal. That is its group, or without groups the process and its descendants
+# in /proc.
 members() {
   if [ "$GROUP" != none ]; then
     echo "-$1"

@@ -1,5 +1,5 @@
-# Paths are absolute and normalised. `real` follows links of the last component; `guard` checks the path
-# behind all links.
+# Paths are absolute and normalised. `real` follows links of the last component; `guard` checks the
+# path behind all links.
 
 # real PATH: sets RP to the target of the links in its last component, or to PATH itself.
 real() {
@@ -86,7 +86,8 @@ octal() {
   printf '%x' $o
 }
 
-# stat PATH: header "mode size", and for a link "link target-mode target-size" and its text as bytes.
+# stat PATH: header "mode size", and for a link "link target-mode target-size" and its text as
+# bytes.
 rpc_stat() {
   guard "${1%/*}"
   [ -e "$1" ] || [ -L "$1" ] || {

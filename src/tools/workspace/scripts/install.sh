@@ -1,6 +1,6 @@
-# Run once, by the shell that the environment runs commands in. Creates the scratch directory, probes the
-# programs of the container, and installs the script. Variables: NAME (of the directory), SCRIPT (its text),
-# A, B (see core.sh), PROGRAMS (for facts.sh).
+# Run once, by the shell that the environment runs commands in. Creates the scratch directory,
+# probes the programs of the container, and installs the script. Variables: NAME (of the directory),
+# SCRIPT (its text), A, B (see core.sh), PROGRAMS (for facts.sh).
 D=
 for base in /tmp /var/tmp /dev/shm /run /root; do
   [ -d "$base" ] && [ -w "$base" ] || continue
@@ -23,7 +23,8 @@ fi
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# Process groups: setsid, else the shell's monitor mode (dash needs a terminal for it, bash does not).
+# Process groups: setsid, else the shell's monitor mode (dash needs a terminal for it, bash does
+# not).
 GROUP=none OWN='' RPCSH=sh CMDSH=sh
 has bash && CMDSH=bash
 monitor='set -m; sleep 5 & if kill -0 -$!; then kill -KILL -$!; else kill -KILL $!; false; fi'

@@ -1,10 +1,12 @@
-# start ID CWD PAYLOAD: starts a command in the background, under `supervise`. PAYLOAD @: uploaded before.
+# start ID CWD PAYLOAD: starts a command in the background, under `supervise`. PAYLOAD @: uploaded
+# before.
 rpc_start() {
   f=$D/$1
   [ "$3" = @ ] || decode "$3" >"$f.cmd" || fail disk
   enter "$2"
   echo 0 >"$f.w" || fail disk
-  # Not with "&", which makes the shell ignore SIGINT in it. A setsid that leads a group forks by itself.
+  # Not with "&", which makes the shell ignore SIGINT in it. A setsid that leads a group forks by
+  # itself.
   if [ "$GROUP" = setsid ]; then
     setsid setsid $RPCSH "$0" "$A" "$B" supervise "$f" </dev/null >/dev/null
   else
@@ -15,8 +17,9 @@ rpc_start() {
   footer
 }
 
-# supervise FILE: runs the command in the foreground and keeps its exit code. A helper process, blocked on a
-# fifo without a writer, holds the writing end of stdin. When it is killed, the command reads end of file.
+# supervise FILE: runs the command in the foreground and keeps its exit code. A helper process,
+# blocked on a fifo without a writer, holds the writing end of stdin. When it is killed, the command
+# reads end of file.
 rpc_supervise() {
   f=$1
   echo $$ >"$f.w.new" && mv -f "$f.w.new" "$f.w"
@@ -52,8 +55,9 @@ job_state() {
   echo "$state $rc $(size_of "$1.out" || echo 0)"
 }
 
-# poll ID OFFSET MAX SECONDS: waits until the job has ended, or has printed something and then nothing for a
-# second, or the time is over. Header "state code size", then the last MAX bytes of the new output.
+# poll ID OFFSET MAX SECONDS: waits until the job has ended, or has printed something and then
+# nothing for a second, or the time is over. Header "state code size", then the last MAX bytes of
+# the new output.
 rpc_poll() {
   f=$D/$1 seen=$2 naps=$(($4 * PER)) quiet=0 new=
   i=0

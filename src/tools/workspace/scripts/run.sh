@@ -1,7 +1,8 @@
-# The code of the leader of a command's group. It writes its id before it checks for a stop mark, and
-# `stop` writes the mark before it reads the id, so that one of the two always sees the other.
-# The command is run by eval: it may be longer than an argument can be, it is in no process's argument list
-# (so that its own `pkill -f` does not kill its parent), and messages name "bash: line 1:", not a scratch file.
+# The code of the leader of a command's group. It writes its id before it checks for a stop mark,
+# and `stop` writes the mark before it reads the id, so that one of the two always sees the other.
+# The command is run by eval: it may be longer than an argument can be, it is in no process's
+# argument list (so that its own `pkill -f` does not kill its parent), and messages name "bash: line
+# 1:", not a scratch file.
 LEAD='echo $$ >"$1.pid"
 [ ! -e "$1.stop" ] || exit 143
 f=$1 kind=$2
@@ -18,8 +19,9 @@ enter() {
   }
 }
 
-# run ID KIND FIRST TICKS MAX CAP CWD REMOVE PAYLOAD [ARG...]: runs a command to its end or its limit.
-# The limit is FIRST seconds and TICKS times two more. PAYLOAD @: the command was uploaded before.
+# run ID KIND FIRST TICKS MAX CAP CWD REMOVE PAYLOAD [ARG...]: runs a command to its end or its
+# limit. The limit is FIRST seconds and TICKS times two more. PAYLOAD @: the command was uploaded
+# before.
 rpc_run() {
   f=$D/$1 kind=$2 first=$3 ticks=$4 max=$5 cap=$6 cwd=$7 remove=$8 payload=$9
   shift 9
@@ -45,8 +47,9 @@ rpc_run() {
   rm -f "$f.cmd" "$f.pid" "$f.w"
 }
 
-# watch FILE FIRST TICKS CAP: stops the command at its limit, or when it has printed more than CAP bytes.
-# On TERM it kills its sleep and waits for it: if process 1 does not reap orphans, it would stay a zombie.
+# watch FILE FIRST TICKS CAP: stops the command at its limit, or when it has printed more than CAP
+# bytes. On TERM it kills its sleep and waits for it: if process 1 does not reap orphans, it would
+# stay a zombie.
 rpc_watch() {
   trap 'kill -KILL $!; wait; exit 0' TERM
   pause "$2" || pause $((${2%.*} + 1))

@@ -153,7 +153,7 @@ async def test_any_text_reaches_the_shell(any_workspace: Workspace, text: str) -
 
 
 async def test_a_command_is_not_in_any_argument_list(workspace: Workspace) -> None:
-    """`pkill -f` in a command must not hit what runs the command."""
+    """`pkill -f` in a command must not kill the shell that runs it."""
     result = await workspace.run("pkill -f some_server_name; echo still here; # some_server_name")
     assert (result.exit_code, result.head) == (0, b"still here\n")
 

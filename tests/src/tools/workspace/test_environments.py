@@ -27,7 +27,7 @@ def run_shell(command: str, folder: Path) -> tuple[int, str]:
 
 
 def forms(folder: Path) -> dict[str, Any]:
-    """Test doubles as they are met in the wild."""
+    """Return environments with other forms of exec."""
 
     class Synchronous:
         def exec(self, command: str, timeout: int = 30) -> dict[str, Any]:
@@ -75,7 +75,7 @@ async def test_every_form_of_exec(form: str, settings: Settings, task_folder: Pa
 async def test_a_command_is_never_run_again_after_an_error(
     environment: ProcessEnvironment, settings: Settings, task_folder: Path, error: Exception
 ) -> None:
-    """The exec raises after it ran: the command must have run once, and its result is still told."""
+    """The exec raises after it ran: the command has run once, and its result is returned."""
     workspace = Workspace(environment, settings=settings)
     await workspace.open()
     inner = environment.exec

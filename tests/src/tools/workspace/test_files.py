@@ -1,4 +1,4 @@
-"""Files as bytes, through both transports, in every kind of container."""
+"""Files as bytes, by chunks and by native transfers, in every kind of container."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from src.tools.workspace.paths import is_forbidden, resolve
 from tests.src.tools.workspace.conftest import opened
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
-FLAVOURS = ("full", "dash", "busybox", "bare")
+CONTAINERS = ("full", "dash", "busybox", "bare")
 BIG = random.Random(1).randbytes(3_000_000)
 ODD_NAMES = [
     "-n", " a  b ", "q'uo\"te", "$HOME", "`x`", "new\nline\n", "\\", "é中", "\udcff\udc80",
@@ -42,7 +42,7 @@ def names_in(folder: Path) -> list[str]:
 
 @dataclass
 class FileEnvironment(ProcessEnvironment):
-    """One with Harbor's transfers; `damage` cuts what they carry, or makes them fail."""
+    """An environment with Harbor's transfers. `damage` truncates them or makes them fail."""
 
     transfers: list[str] = field(default_factory=list)
     damage: str = ""
@@ -312,7 +312,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to take anoth
 
 @as_root
 async def test_a_folder_that_takes_no_new_file(settings: Settings) -> None:
-    """A file in it may be written all the same, as /etc/hosts in Docker, which is a mount of its own."""
+    """An existing file can be written even so, as /etc/hosts in Docker, which is a mount."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:  # some machines keep /tmp for its owner
         folder = Path(name)
         folder.chmod(0o755)
