@@ -34,10 +34,6 @@ class HistoryParts:
     head: tuple[Message, ...]
     exchanges: tuple[Exchange, ...]
 
-    @property
-    def messages(self) -> list[Message]:
-        return [*self.head, *(message for exchange in self.exchanges for message in exchange)]
-
 
 def split(messages: Sequence[Message], head_size: int | None = None) -> HistoryParts:
     """Split a history at its assistant messages.

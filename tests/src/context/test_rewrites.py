@@ -33,7 +33,8 @@ def in_order(shorter: list[Message], longer: list[Message]) -> bool:
 @given(histories())
 def test_splitting_loses_nothing(messages: list[Message]) -> None:
     parts = split(messages)
-    assert parts.messages == messages and list(parts.head) == HEAD
+    joined = [*parts.head, *(message for exchange in parts.exchanges for message in exchange)]
+    assert joined == messages and list(parts.head) == HEAD
     assert all(exchange[0].role == "assistant" for exchange in parts.exchanges)
 
 
