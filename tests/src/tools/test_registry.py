@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config import Settings
 from src.llm.messages import ToolCall
 from src.tools import HarborToolRegistry
+from src.tools.arguments import parse_arguments
 from src.tools.workspace import EnvironmentGone, Workspace
 from tests.src.tools.conftest import Call, tool_call
+from tests.src.tools.counters import SimpleCounter
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
 # docs/contract.md, The tool surface: names and required parameters are fixed.
@@ -47,8 +51,6 @@ def test_the_minimal_preset_has_the_pair_of_training(minimal: HarborToolRegistry
 def test_schemas_are_the_same_bytes_every_time(
     registry: HarborToolRegistry, opened_workspace, plain_settings
 ) -> None:
-    from tests.src.tools.counters import SimpleCounter
-
     again = HarborToolRegistry(opened_workspace, plain_settings, SimpleCounter())
     assert again.schemas_wire == registry.schemas_wire and b"$ref" not in again.schemas_wire
 
@@ -110,8 +112,6 @@ async def test_a_failure_inside_a_tool_is_a_result(
 
 
 async def test_a_container_that_is_gone_is_no_result(plain_settings, app: Path) -> None:
-    from tests.src.tools.counters import SimpleCounter
-
     class Gone(ProcessEnvironment):
         gone = False
 
@@ -132,8 +132,6 @@ async def test_a_container_that_is_gone_is_no_result(plain_settings, app: Path) 
 async def test_every_result_keeps_to_the_budget(
     registry: HarborToolRegistry, call: Call, app: Path, plain_settings
 ) -> None:
-    from tests.src.tools.counters import SimpleCounter
-
     (app / "long.txt").write_text("word " * 200_000)
     (app / "many").mkdir()
     for number in range(300):
@@ -157,19 +155,12 @@ async def test_every_result_keeps_to_the_budget(
 @settings(max_examples=40, deadline=None)
 def test_whatever_arguments_come_there_is_an_answer(calls: list[tuple[str, str]]) -> None:
     """The repairing parser always returns a JSON object."""
-    from src.tools.arguments import parse_arguments
-
     made = []
     for number, (name, raw) in enumerate(calls):
         text, problem = parse_arguments(raw)
         made.append(ToolCall(f"call_{number}", name, text, problem))
 
     async def run() -> None:
-        import tempfile
-
-        from src.config import Settings
-        from tests.src.tools.counters import SimpleCounter
-
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(api_key="none")  # type: ignore[arg-type]
             workspace = Workspace(ProcessEnvironment(Path(folder)), settings=settings)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from src.config import Settings
 from src.tools import HarborToolRegistry
 from src.tools.view_image import PROGRAMS
+from src.tools.workspace import Workspace
 from tests.src.tools.conftest import Call, caller
+from tests.src.tools.counters import SimpleCounter
+from tests.src.tools.workspace.doubles import ProcessEnvironment, container_path
 
 
 async def test_a_command_shows_output_and_exit_code(call: Call, app: Path) -> None:
@@ -189,9 +193,20 @@ async def test_a_picture_is_described_to_a_model_that_does_not_see(call: Call, a
     assert (await call("view_image", path="no.png")).is_error
 
 
-async def test_a_picture_is_sent_to_a_model_that_sees(opened_workspace, plain_settings, app: Path) -> None:
-    from tests.src.tools.counters import SimpleCounter
+async def test_only_installed_programs_are_named(app: Path, tmp_path: Path, plain_settings: Settings) -> None:
+    (app / "red.png").write_bytes(png(40, 20))
+    shell, path = container_path(tmp_path / "bin", "busybox")
+    workspace = Workspace(ProcessEnvironment(app, shell=shell, path=path), settings=plain_settings)
+    await workspace.open()
+    call = caller(HarborToolRegistry(workspace, plain_settings, SimpleCounter()))
+    assert "none of the usual programs" in (await call("view_image", path="red.png")).text
+    (tmp_path / "bin" / "identify").write_text("")
+    (tmp_path / "bin" / "identify").chmod(0o755)
+    assert (await call("view_image", path="red.png")).text.endswith(": identify]")
+    await workspace.close()
 
+
+async def test_a_picture_is_sent_to_a_model_that_sees(opened_workspace, plain_settings, app: Path) -> None:
     seeing = plain_settings.model_copy(update={"model": "deepseek-flash"})
     assert seeing.profile.vision
     (app / "red.png").write_bytes(png(4, 2))
