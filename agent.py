@@ -1,40 +1,68 @@
-"""The entrypoint that validators import: `agent:Agent`. The contract and nothing else."""
+"""The entrypoint of the submission: `agent:Agent` (docs/contract.md, The entrypoint)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 _ROOT = str(Path(__file__).resolve().parent)
 if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
-from src import __version__  # noqa: E402 - the package lies beside this file, wherever that is
+# The package lies beside this file, wherever that is.
+from src import __version__  # noqa: E402
 from src.config import Settings, SettingsError, load_settings  # noqa: E402
-from src.loop.harbor import BaseAgent, atif_capabilities  # noqa: E402
+from src.context import load_counter  # noqa: E402
+from src.loop import AgentRun  # noqa: E402
 
 _KNOWN_EXTRA = frozenset(
     {"extra_env", "logger", "mcp_servers", "skills_dir", "environment_logs_dir", "load_trajectory"}
 )
 
 
+class PlainAgent:
+    """Stands in for `harbor.agents.base.BaseAgent` where Harbor is not installed."""
+
+    def __init__(self, logs_dir: object = None, model_name: str | None = None, **extra: Any) -> None:
+        self.logs_dir = logs_dir
+        self.model_name = model_name
+
+
+if TYPE_CHECKING:
+    BaseAgent = PlainAgent
+else:
+    try:
+        from harbor.agents.base import BaseAgent
+    except Exception:  # not installed, or a version that cannot be imported
+        BaseAgent = PlainAgent
+
+
+def _capabilities() -> Any:
+    """Return Harbor's declaration that the agent writes ATIF, or None without Harbor."""
+    if BaseAgent is PlainAgent:
+        return None
+    capabilities: Any = importlib.import_module("harbor.agents.capabilities")
+    return capabilities.AgentCapabilities(atif=True)
+
+
 class Agent(BaseAgent):
-    """Capstan: a DeepSeek model in a tool loop, working on a task through `environment.exec` alone.
+    """Capstan: a DeepSeek model in a tool loop. It acts through `environment.exec` alone."""
 
-    A plain class for a plain driver; where Harbor is installed it is a `harbor.agents.base.BaseAgent`.
-    """
-
-    capabilities: ClassVar[Any] = atif_capabilities()
+    capabilities: ClassVar[Any] = _capabilities()
 
     def __init__(self, logs_dir: Path | None = None, model_name: str | None = None, **extra: Any) -> None:
-        """Takes whatever a driver gives. Settings by field name (`max_steps=100`) are put to use, `extra_env`
-        carries variables, and keywords that mean nothing to us are ignored with a log line."""
+        """Create the agent. Any keyword of a driver is accepted.
+
+        Settings are used by field name (`max_steps=100`), and `extra_env` contains variables.
+        Unknown keywords are ignored with a log line.
+        """
         super().__init__(logs_dir=Path(logs_dir or "."), model_name=model_name, **extra)
         self.logs_dir = None if logs_dir is None else Path(logs_dir)
         self.model_name = model_name
@@ -58,30 +86,31 @@ class Agent(BaseAgent):
 
     @classmethod
     def preflight(cls, kwargs: dict[str, Any] | None = None, env: Mapping[str, str] | None = None) -> None:
-        """Harbor's check before any trial. Raises ValueError with one line for a missing or wrong setting."""
+        """Check the variables before any trial, for Harbor.
+
+        Raises:
+            ValueError: A variable is missing or invalid. The message is one line.
+        """
         try:
             load_settings(None, env, os.environ)
         except SettingsError as error:
             raise ValueError(str(error)) from None
 
     async def setup(self, environment: Any) -> None:
-        """Loads what takes time before the clock of `run` matters. Touches nothing in the environment."""
-        from src.context import load_counter
-
+        """Load the token counter in advance, since that takes time. The environment is not used."""
         with contextlib.suppress(Exception):
             await load_counter()
 
     async def run(self, instruction: str, environment: Any, context: Any = None) -> str:
-        """Works on the task and returns one line: how the run ended and what it cost.
+        """Work on the task and return one line: how the run ended and what it cost.
 
-        Never raises: a run that raises is not verified. A cancellation stops the command that runs, closes
-        the trajectory, and comes back as a line within 2 s.
+        Never raises, since a run that raises is not verified. A cancellation stops the running
+        command, closes the trajectory, and returns a line within 2 s.
         """
         try:
-            from src.loop import Identity, Session
-
-            session = Session(
-                identity=Identity(self.name(), self.version()),
+            run = AgentRun(
+                name=self.name(),
+                version=self.version(),
                 logs_dir=self.logs_dir,
                 model_name=self.model_name,
                 extra=self._extra,
@@ -89,7 +118,7 @@ class Agent(BaseAgent):
                 environment=environment,
                 context=context,
             )
-            return await session.execute()
+            return await run.execute()
         except asyncio.CancelledError:
             return "cancelled before the run began"
         except Exception as error:

@@ -1,9 +1,10 @@
-"""The agent over a long scripted run: `.venv/bin/python benchmarks/agent_loop.py [--steps 400]`.
+"""Measure the agent over a long scripted run: `.venv/bin/python benchmarks/agent_loop.py`.
 
-A scripted model in a process of its own thinks a little and asks for 400 commands, whose outputs are about
-2,500 tokens each, so that the history passes the window many times over. Printed: the cache-hit rate that the
-model's server metered beside the best that the same prompts allow, the largest prompt, prunings, summaries,
-what a step costs besides model and command, the longest time that the event loop was held, and memory.
+A scripted model in a process of its own requests 400 commands (`--steps`) with outputs of about
+2,500 tokens each, so that the history exceeds the window many times. Printed are the cache-hit rate
+that the model's server metered, the best rate possible for the same prompts, the largest prompt,
+the number of compactions, the overhead of a step besides model and command, the longest time that
+the event loop was blocked, and the memory.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ THOUGHT = "The notes of the last part name items and values; none of them matter
 
 
 def script(steps: int) -> str:
-    """The script of a model that looks at one part after another."""
+    """Return the script of a model that looks at one part after another."""
     rows = ['closing = "All parts have been looked at."', ""]
     for step in range(steps):
         command = json.dumps(OUTPUT.format(seed=step))
@@ -92,7 +93,7 @@ class Result:
 
 @dataclass
 class Meter:
-    """Where the time went: for each model call its begin, the seconds in it, and in commands after it."""
+    """For each model call its start, the seconds in it, and those in the commands after it."""
 
     bodies: Path
     begins: list[float] = field(default_factory=list)
@@ -102,7 +103,10 @@ class Meter:
     longest_hold: float = 0.0
 
     def overheads(self) -> list[float]:
-        """Seconds a step besides model and command; without the first, which loads things, and the last."""
+        """Return the seconds of each step besides model and command.
+
+        The first step, which loads libraries, and the last one are left out.
+        """
         spans = zip(self.begins[1:-1], self.begins[2:], self.model[1:-1], self.command[1:-1], strict=True)
         return [after - begin - model - command for begin, after, model, command in spans]
 
@@ -114,7 +118,7 @@ class Meter:
 
 
 class Environment:
-    """Commands on this machine, as a driver gives them."""
+    """Runs commands on this machine, as a driver does."""
 
     def __init__(self, folder: Path, meter: Meter) -> None:
         self._folder, self._meter = folder, meter
@@ -138,7 +142,7 @@ class Environment:
 
 
 class MeteredTransport:
-    """Times what the model takes, and keeps each request on disk."""
+    """Measures the time of the model, and keeps each request on disk."""
 
     def __init__(self, inner: Transport, meter: Meter) -> None:
         self.name, self._inner, self._meter = inner.name, inner, meter
@@ -163,10 +167,10 @@ class MeteredTransport:
 
 
 def best_hit_rate(bodies: Path) -> tuple[float, int]:
-    """Share of prompt tokens that a perfect prefix cache could have had, and the number of requests.
+    """Return the best possible share of cached prompt tokens, and the number of requests.
 
-    A prompt's tokens can be had from the cache up to where it first differs from an earlier prompt with its
-    answer: whole messages are compared, the tools count as the first of them.
+    A prompt hits a perfect cache up to its first difference from an earlier prompt with its answer. Whole
+    messages are compared, and the tools count as the first of them.
     """
     counter = ExactCounter()
     sizes: dict[str, int] = {}
@@ -184,7 +188,7 @@ def best_hit_rate(bodies: Path) -> tuple[float, int]:
             size = sizes.setdefault(text, 0) or counter.count(text)
             sizes[text] = size
             total += size
-            # The model's own answer is cached as well: it is new in this prompt, but not to the provider.
+            # The model's answer is new in this prompt, but the provider has it in its cache.
             answer = isinstance(part, dict) and part.get("role") == "assistant"
             cached = cached and (key in known or answer)
             hit += size if cached else 0
@@ -193,7 +197,7 @@ def best_hit_rate(bodies: Path) -> tuple[float, int]:
 
 
 def inject(meter: Meter) -> None:
-    """Puts the metering transport between the client and its own."""
+    """Insert the metering transport between the client and its own one."""
     load = client_module.load_transport
 
     async def metered(settings: Settings) -> Transport:
@@ -254,7 +258,7 @@ def main() -> None:
         f"overhead of a step  median {statistics.median(overheads):.2f} ms, "
         f"95 % {overheads[int(0.95 * len(overheads))]:.2f} ms, longest {overheads[-1]:.1f} ms"
     )
-    print(f"event loop held     {1000 * meter.longest_hold:.0f} ms at the longest")
+    print(f"event loop blocked  {1000 * meter.longest_hold:.0f} ms at the longest")
     print(f"memory              {memory:.0f} MiB at the most")
 
 

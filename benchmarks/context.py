@@ -1,8 +1,8 @@
-"""Counting and compaction: `.venv/bin/python benchmarks/context.py`.
+"""Measure token counting and compaction: `.venv/bin/python benchmarks/context.py`.
 
-Prints how long the vocabulary takes to load in fresh processes and how long that holds the event loop, for
-one run and for twenty that begin together; how fast both counters count; and the same two figures for the
-fitting of a full history.
+Printed are the time to load the vocabulary in fresh processes and the longest time that this blocks
+the event loop, for one run and for twenty concurrent ones, the speed of both counters, and the same
+two times for the fitting of a full history.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from src.config import Settings  # noqa: E402
 from src.context import ContextManager, load_counter  # noqa: E402
-from src.context.estimate import EstimateCounter  # noqa: E402
+from src.context.counters import EstimateCounter  # noqa: E402
 from src.llm.messages import Conversation, Message, ToolCall, assistant, system, tool, user  # noqa: E402
 
 ROUNDS = 7
@@ -28,7 +28,7 @@ GOAL_MS = 50.0
 
 
 async def held(work: Awaitable[object]) -> tuple[float, float]:
-    """Seconds that the work took, and the longest that it kept a neighbour in the same loop from running."""
+    """Return the seconds of the work, and the longest time that it blocked the event loop."""
     longest = 0.0
 
     async def watch() -> None:
@@ -89,7 +89,7 @@ def shown(label: str, took: list[float], holds: list[float]) -> None:
     median, most = statistics.median(holds) * 1e3, max(holds) * 1e3
     verdict = "within" if most <= GOAL_MS else "over"
     print(
-        f"{label}: {statistics.median(took):.2f} s; event loop held median {median:.0f} ms, "
+        f"{label}: {statistics.median(took):.2f} s; event loop blocked median {median:.0f} ms, "
         f"longest {most:.0f} ms of {len(holds)} (goal {GOAL_MS:.0f} ms: {verdict})"
     )
 

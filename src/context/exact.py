@@ -1,4 +1,4 @@
-"""Exact token counts for DeepSeek V4: a tiktoken Encoding built from the model's own vocabulary."""
+"""Exact token counts for DeepSeek V4, with a tiktoken Encoding of the model's vocabulary."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ VOCABULARY = Path(__file__).with_name("vocabulary.bin")
 FIRST_ID = 3
 BYTES = 256
 
-# The model's tokenizer splits three times: digits in threes, runs of Chinese and Japanese script, then words,
-# signs and spaces. Said as one pattern, a later part must not reach over what an earlier split has cut off.
+# The model's tokenizer splits three times: digits in threes, runs of Chinese and Japanese script,
+# then words, signs and spaces. In this one pattern, no part may match across a boundary of an
+# earlier split.
 _CJK = r"\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff"
 _CJK_CLASS = _CJK.encode().decode("unicode_escape")
 _LETTER = rf"[[\p{{L}}\p{{M}}]&&[^{_CJK_CLASS}]]"
@@ -34,8 +35,8 @@ PATTERN = "|".join(
         rf"{_STRANGE}+",
     )
 )
-# A run without a break costs time in the square of its length, so longer ones are counted in pieces: at most
-# one token too many for each cut.
+# A run without a break takes quadratic time, so long runs are counted in pieces, with an error of
+# at most one token for each cut.
 _LONG_RUN = re.compile(r"\S{20000,}|\s{20000,}")
 _PIECE = 20_000
 
@@ -44,8 +45,11 @@ _building = threading.Lock()
 
 
 def load_encoding() -> tiktoken.Encoding:
-    """The encoding, built once in a process. Takes some tenths of a second: not for an event loop."""
-    with _building:  # a cache alone lets every thread that comes before the first is done build one more
+    """Return the encoding, built once per process.
+
+    Takes tenths of a second: call it in a thread.
+    """
+    with _building:  # a cache alone would let several threads build it at the same time
         return _build_encoding()
 
 
@@ -65,7 +69,10 @@ def _build_encoding() -> tiktoken.Encoding:
 
 
 class ExactCounter:
-    """Counts with the model's own vocabulary. Texts of the API's special marks count as plain text."""
+    """Counts with the model's own vocabulary.
+
+    Special tokens in the text are counted as plain text.
+    """
 
     exact = True
 
@@ -100,7 +107,7 @@ class ExactCounter:
         return "".join(reversed(kept))
 
     def _within(self, text: str, ids: list[int], tokens: int, *, at_end: bool) -> str:
-        """The whole characters of those ids, taken back further where the cut text counts more on its own."""
+        """Return the characters of these ids, or fewer if on their own they take more tokens."""
         size = len(self._encoding.decode_bytes(ids).decode("utf-8", errors="ignore"))
         part = text[len(text) - size :] if at_end else text[:size]
         while part and len(self._encoding.encode_ordinary(part)) > tokens:
@@ -109,7 +116,7 @@ class ExactCounter:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text in pieces without overlong runs; nearly always the text itself."""
+    """Return the text in pieces without long runs. Nearly always that is the text itself."""
     pieces: list[str] = []
     done = 0
     for run in _LONG_RUN.finditer(text):

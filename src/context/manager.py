@@ -1,4 +1,4 @@
-"""Keeps the history within the window: prune, then summarise, then trim, each where the last did not do."""
+"""The context manager: prunes, summarises and trims the history, in this order, until it fits."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from dataclasses import dataclass
 from typing import Literal
 
 from src.config import Settings
-from src.context.exchanges import split
-from src.context.prune import prune
-from src.context.sizes import Sizes
-from src.context.summarise import recent_exchanges, summary_request, with_summary
-from src.context.tokens import TokenCounter
-from src.context.trim import trim
+from src.context.compaction import prune, recent_exchanges, split, summary_request, trim, with_summary
+from src.context.sizes import ConversationSizes
 from src.llm.messages import Conversation, Message
-from src.llm.usage import Usage
+from src.llm.usage import TokenCounter, Usage
 
 Summarise = Callable[[Conversation, Message], Awaitable[str]]
-Kind = Literal["prune", "summary", "trim"]
+"""Sends the history with one more user message and returns the answer, empty if there is none."""
+CompactionKind = Literal["prune", "summary", "trim"]
 
 
 class ContextTooSmall(Exception):
-    """Even the system prompt, the instruction and the last exchange do not fit. A sentence for a person."""
+    """The system prompt, the instruction and the last exchange alone do not fit into the window."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionEvent:
     """One rewrite of the history; sizes in tokens, `text` for the trajectory."""
 
-    kind: Kind
+    kind: CompactionKind
     tokens_before: int
     tokens_after: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A history that fits, and what was done to make it fit."""
+class FittedHistory:
+    """A history that fits, and the rewrites that made it fit."""
 
     conversation: Conversation
     events: tuple[CompactionEvent, ...] = ()
 
 
 class ContextManager:
-    """Holds one run's history under `settings.compact_tokens`.
+    """Keeps the history of one run below `Settings.compact_tokens`.
 
-    `summarise` sends the history with one more user message, same prefix and tools, and gives the text, or an
-    empty one where there is none.
+    Args:
+        settings: Settings of the run.
+        counter: Counts tokens.
+        tools_wire: The `tools` array that every request contains.
+        summarise: Asks the model for a summary, with the same prefix and tools as every other call.
     """
 
     def __init__(
@@ -54,26 +54,32 @@ class ContextManager:
     ) -> None:
         self._settings = settings
         self._counter = counter
-        self._sizes = Sizes(counter, tools_wire)
+        self._sizes = ConversationSizes(counter, settings.profile.template, tools_wire)
         self._summarise = summarise
         self._head_size: int | None = None
 
     def size(self, conversation: Conversation) -> int:
-        """Tokens of the prompt: the provider's last figure plus a count of what was added since."""
+        """Return the tokens of the prompt."""
         return self._sizes.conversation(conversation)
 
     def record(self, conversation: Conversation, usage: Usage) -> None:
-        """After a call: the conversation as it was sent; the answer is the next message that is appended."""
+        """Record the usage of a call. The answer has to be the next message that is appended."""
         self._sizes.record(conversation, usage)
 
-    async def fit(self, conversation: Conversation, *, force: bool = False) -> Fitted:
-        """The conversation, rewritten where it is too long. `force` after the provider called it too long.
+    async def fit(self, conversation: Conversation, *, force: bool = False) -> FittedHistory:
+        """Return the conversation, rewritten if it is too long.
 
-        Raises ContextTooSmall where nothing that may be dropped is left.
+        Args:
+            conversation: The history.
+            force: Rewrite it at least once. Pass it after the provider refused the history as too
+                long.
+
+        Raises:
+            ContextTooSmall: The conversation does not fit, and nothing is left to drop.
         """
         if self._head_size is None:
             self._head_size = len(split(conversation.messages).head)
-        await self._sizes.warm(conversation)
+        await self._sizes.prepare(conversation)
         limit = self._settings.compact_tokens
         events: list[CompactionEvent] = []
         for step in (self._prune, self._summary, self._trim):
@@ -92,9 +98,9 @@ class ContextManager:
             raise ContextTooSmall(
                 f"the task and the last step take {size} tokens; {self._settings.usable_tokens} can be used"
             )
-        return Fitted(conversation, tuple(events))
+        return FittedHistory(conversation, tuple(events))
 
-    async def _prune(self, conversation: Conversation) -> tuple[Kind, list[Message], str] | None:
+    async def _prune(self, conversation: Conversation) -> tuple[CompactionKind, list[Message], str] | None:
         settings = self._settings
         messages = prune(
             conversation.messages,
@@ -104,7 +110,7 @@ class ContextManager:
         )
         return None if messages is None else ("prune", messages, "old tool outputs were cleared")
 
-    async def _summary(self, conversation: Conversation) -> tuple[Kind, list[Message], str] | None:
+    async def _summary(self, conversation: Conversation) -> tuple[CompactionKind, list[Message], str] | None:
         settings, count = self._settings, self._sizes.message
         parts = split(conversation.messages, self._head_size)
         recent = recent_exchanges(parts.exchanges, count, settings.keep_recent_tokens)
@@ -116,12 +122,12 @@ class ContextManager:
         if self._counter.count(summary) > 2 * settings.summary_max_tokens:
             summary = self._counter.head(summary, settings.summary_max_tokens) + "\n(cut)"
         messages = with_summary(parts, summary, recent)
-        # A summary that does not shrink the history well under the limit would be asked for again at once.
+        # Without a margin below the limit, the next step would ask for a summary again.
         if self._sizes.messages(messages) > min(settings.compact_tokens, self.size(conversation)) * 0.8:
             return None
         return "summary", messages, summary
 
-    async def _trim(self, conversation: Conversation) -> tuple[Kind, list[Message], str] | None:
+    async def _trim(self, conversation: Conversation) -> tuple[CompactionKind, list[Message], str] | None:
         parts = split(conversation.messages, self._head_size)
         if not parts.exchanges:
             return None

@@ -1,7 +1,7 @@
 """The model: messages, the DeepSeek client, its errors, retries, usage and cost."""
 
 from src.llm.client import DeepSeekClient
-from src.llm.completion import Completion, ParseArguments
+from src.llm.completion import Completion
 from src.llm.errors import (
     ContextOverflow,
     CostLimitReached,
@@ -11,11 +11,10 @@ from src.llm.errors import (
     ModelError,
     ModelUnavailable,
     RetryableError,
-    redact,
 )
 from src.llm.messages import Conversation, Image, Message, ToolCall
 from src.llm.transport import Transport
-from src.llm.usage import Ledger, Totals, Usage
+from src.llm.usage import TokenCounter, Usage, UsageTotals
 
 __all__ = [
     "Completion",
@@ -27,15 +26,13 @@ __all__ = [
     "FatalModelError",
     "HistoryRefused",
     "Image",
-    "Ledger",
     "Message",
     "ModelError",
     "ModelUnavailable",
-    "ParseArguments",
     "RetryableError",
+    "TokenCounter",
     "ToolCall",
-    "Totals",
     "Transport",
     "Usage",
-    "redact",
+    "UsageTotals",
 ]

@@ -1,4 +1,4 @@
-"""The DeepSeek client: one call of the model, with its limits, retries and books."""
+"""The DeepSeek client: model calls with limits, retries, and a record of their usage."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ import random as _random
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from src.config import Settings
-from src.llm.completion import Completion, ParseArguments, message_of
+from src.llm.completion import Completion, ParseArguments, assistant_message
 from src.llm.errors import ContextOverflow, CostLimitReached, RetryableError
-from src.llm.messages import Conversation
-from src.llm.request import request_body
+from src.llm.messages import Conversation, canonical_json
 from src.llm.retry import Retrier, RetryPolicy, load_tenacity
 from src.llm.stream import Answer, StreamLimits, receive
-from src.llm.transport import Transport, load_transport
-from src.llm.usage import Ledger, Usage, billing_profile, cost_of
-
-if TYPE_CHECKING:
-    from src.context.tokens import TokenCounter
+from src.llm.transport import Transport
+from src.llm.usage import TokenCounter, Usage, UsageTotals, billing_profile, cost_of
 
 _log = logging.getLogger(__name__)
 
-# Tokens around a call's name and arguments in DeepSeek's template; only for estimates.
-_CALL_OVERHEAD = 12
-# Text longer than this is counted in a thread: a counter takes some 5 ms for it.
+# Longer texts are counted in a thread: counting this many characters takes about 5 ms.
 _COUNT_INLINE_CHARS = 4_000
-# How far a count of our own may be off; the reserve keeps a request from being refused for its size.
+# Possible error of our own counts. The margin keeps a request from being refused for its size.
 _COUNT_SLACK_EXACT = 1.02
 _COUNT_SLACK_ESTIMATE = 1.10
 
 
 class DeepSeekClient:
-    """Calls the configured model. One instance belongs to one run; `spent` holds what the run has used.
+    """Calls the configured model.
 
-    `parse_arguments` turns the model's raw arguments into the text of a JSON object. `transport` None takes
-    openai's where it imports, else httpx's. Time and chance (`sleep`, `random` in [0, 1), `clock` in seconds,
-    `now` as an aware UTC moment for peak prices) may be given from outside.
+    One instance belongs to one run, and `spent` is what the run has used.
+
+    Args:
+        settings: Settings of the run.
+        counter: Counts tokens where the server reports no usage.
+        parse_arguments: Turns the model's raw arguments into the text of a JSON object.
+        transport: Sends the requests. By default it is made on the first call.
+        sleep: Waits between attempts.
+        random: Returns a random number in [0, 1).
+        clock: Returns the seconds of a monotonic clock.
+        now: Returns the current moment, for peak prices.
+        log: Receives the retries.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class DeepSeekClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         log: logging.Logger = _log,
     ) -> None:
-        self.spent = Ledger()
+        self.spent = UsageTotals()
         self._settings = settings
         self._counter = counter
         self._parse_arguments = parse_arguments
@@ -86,14 +88,24 @@ class DeepSeekClient:
         deadline: float | None = None,
         max_tokens: int | None = None,
     ) -> Completion:
-        """One answer to the conversation.
+        """Return the model's answer to the conversation.
 
-        `prompt_tokens` is our own size of the prompt: for the check of the cost limit, and for a call whose
-        usage is missing. `deadline` is a moment of `clock`; calls and waits end there. `max_tokens` (default:
-        the setting) is lowered to what the model, its window and the cost limit allow.
+        Args:
+            conversation: The history to send.
+            tools_wire: The `tools` array as JSON, or None.
+            prompt_tokens: Our own count of the prompt, for the cost limit and for calls without
+                usage.
+            deadline: Moment of `clock` at which calls and delays end.
+            max_tokens: Output tokens to request; by default the setting. Lowered to what the model,
+                its window and the cost limit allow.
 
-        Raises ModelUnavailable, FatalModelError, HistoryRefused, ContextOverflow, CostLimitReached and
-        DeadlineReached.
+        Raises:
+            ModelUnavailable: Every attempt failed.
+            FatalModelError: The server refused the call, and a retry cannot help.
+            HistoryRefused: The server refused the conversation.
+            ContextOverflow: The conversation is too long.
+            CostLimitReached: The call could exceed the cost limit.
+            DeadlineReached: The deadline passed.
         """
         transport = await self._ready()
         began, spent_before = self._clock(), self.spent.cost_usd
@@ -102,23 +114,25 @@ class DeepSeekClient:
             return None if deadline is None else deadline - self._clock()
 
         async def attempt(number: int) -> Completion:
-            asked = self._output_tokens(prompt_tokens, max_tokens)
-            body = request_body(self._settings, conversation, tools_wire, asked)
+            output_tokens = self._output_tokens(prompt_tokens, max_tokens)
+            body = _request_body(self._settings, conversation, tools_wire, output_tokens)
             answer, start = Answer(), self._now()
             try:
                 await receive(transport, body, answer, self._limits, time_left())
             except Exception:
-                await self._book_failure(answer, prompt_tokens, start)
+                await self._record_failure(answer, prompt_tokens, start)
                 raise
-            except BaseException:  # cancelled: what has arrived is paid for, and there is no time to count it
-                self._book(answer, answer.usage or _rough(answer, prompt_tokens), start, failed=True)
+            except BaseException:
+                # Cancelled: what arrived has to be paid for, and there is no time to count it
+                # exactly.
+                self._record(answer, answer.usage or _rough_usage(answer, prompt_tokens), start, failed=True)
                 raise
             usage = answer.usage
             if usage is None or (usage.completion_tokens == 0 and not answer.empty):
                 usage = await self._estimate(answer, prompt_tokens)
-            self._book(answer, usage, start, failed=False)
+            self._record(answer, usage, start, failed=False)
             return Completion(
-                message=message_of(answer, conversation, self._parse_arguments, self._random),
+                message=assistant_message(answer, conversation, self._parse_arguments, self._random),
                 finish_reason=answer.finish_reason,
                 usage=usage,
                 cost_usd=self.spent.cost_usd - spent_before,
@@ -127,13 +141,11 @@ class DeepSeekClient:
                 duration_sec=self._clock() - began,
             )
 
-        retrier = Retrier(
-            self._policy, self._sleep, self._random, time_left, self._tell_retry, self._tenacity
-        )
+        retrier = Retrier(self._policy, self._sleep, self._random, time_left, self._log_retry, self._tenacity)
         return await retrier.run(attempt)
 
     async def aclose(self) -> None:
-        """Frees the connections. The client is not usable afterwards."""
+        """Close the connections. The client cannot be used afterwards."""
         if self._transport is not None:
             await self._transport.aclose()
 
@@ -141,16 +153,21 @@ class DeepSeekClient:
         async with self._loading:
             if self._transport is None:
                 self._transport = await load_transport(self._settings)
-                self._log.debug("model calls go out through %s", self._transport.name)
+                self._log.debug("model calls use the %s transport", self._transport.name)
             if self._tenacity is None:
                 self._tenacity = await asyncio.to_thread(load_tenacity)
         return self._transport
 
-    def _output_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
-        """The output tokens to ask for. Raises ContextOverflow or CostLimitReached where too few are left."""
+    def _output_tokens(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        """Return the output tokens to request.
+
+        Raises:
+            ContextOverflow: The window leaves fewer than `min_output_tokens`.
+            CostLimitReached: The cost limit pays for fewer than `min_output_tokens`.
+        """
         settings, profile = self._settings, self._settings.profile
-        asked = min(wanted or settings.max_output_tokens, profile.max_output_tokens)
-        least = min(asked, settings.min_output_tokens)
+        wanted = min(max_tokens or settings.max_output_tokens, profile.max_output_tokens)
+        least = min(wanted, settings.min_output_tokens)
         slack = _COUNT_SLACK_EXACT if self._counter.exact else _COUNT_SLACK_ESTIMATE
         prompt = int(prompt_tokens * slack)
         room = profile.context_window - prompt
@@ -159,41 +176,41 @@ class DeepSeekClient:
                 f"the conversation has {prompt_tokens} tokens, which leaves no room for an answer in the "
                 f"model's window of {profile.context_window}"
             )
-        return min(asked, room, self._affordable(prompt, asked, least))
+        return min(wanted, room, self._affordable(prompt, wanted, least))
 
-    def _affordable(self, prompt_tokens: int, asked: int, least: int) -> int:
-        """At most `asked` output tokens: those that the cost limit still pays for.
+    def _affordable(self, prompt_tokens: int, wanted: int, least: int) -> int:
+        """Return how many of the wanted output tokens the cost limit pays for.
 
-        What a call may cost is taken with no part of its prompt cached: a cache hit is likely, never certain.
+        The whole prompt is priced as cache misses, since a cache hit is likely but never certain.
+        The price is that of now; a call that crosses into the peak hours is recorded at the higher
+        one.
         """
         limit = self._settings.cost_limit_usd
         if limit is None:
-            return asked
+            return wanted
         left = limit - self.spent.cost_usd
         profile, now = self._settings.profile, self._now()
-        # Checked at the price of now; a call that crosses into the peak is booked at the dearer one.
         prompt_cost = cost_of(Usage.estimate(prompt_tokens, 0), profile, now)
         token_cost = cost_of(Usage.estimate(0, 1), profile, now)
         if token_cost == 0:
-            affordable = asked if prompt_cost <= left else -1
+            affordable = wanted if prompt_cost <= left else -1
         else:
             affordable = int((left - prompt_cost) / token_cost)
         if affordable < least:
             raise CostLimitReached(
-                f"LLM_COST_LIMIT of ${limit:.4f} would be passed: ${self.spent.cost_usd:.4f} is spent, and "
-                f"the next call may cost ${prompt_cost + least * token_cost:.4f}"
+                f"LLM_COST_LIMIT of ${limit:.4f} would be exceeded: ${self.spent.cost_usd:.4f} is spent, "
+                f"and the next call may cost ${prompt_cost + least * token_cost:.4f}"
             )
-        return min(asked, affordable)
+        return min(wanted, affordable)
 
-    async def _book_failure(self, answer: Answer, prompt_tokens: int, start: datetime) -> None:
-        """Books a call without a usable answer: what it used, where it had begun to answer, else nothing."""
+    async def _record_failure(self, answer: Answer, prompt_tokens: int, start: datetime) -> None:
+        """Record a call without a usable answer. It used tokens only if an answer had begun."""
         usage = answer.usage or (await self._estimate(answer, prompt_tokens) if answer.chunks else Usage())
-        self._book(answer, usage, start, failed=True)
+        self._record(answer, usage, start, failed=True)
 
-    def _book(self, answer: Answer, usage: Usage, start: datetime, *, failed: bool) -> None:
+    def _record(self, answer: Answer, usage: Usage, start: datetime, *, failed: bool) -> None:
         profile = billing_profile(self._settings.model, answer.model)
-        cost = cost_of(usage, profile, start, self._now())
-        self.spent.record(answer.model or self._settings.model, usage, cost, failed=failed)
+        self.spent.record(usage, cost_of(usage, profile, start, self._now()), failed=failed)
 
     async def _estimate(self, answer: Answer, prompt_tokens: int) -> Usage:
         texts = answer.texts()
@@ -201,14 +218,62 @@ class DeepSeekClient:
             completion = await asyncio.to_thread(lambda: sum(map(self._counter.count, texts)))
         else:
             completion = sum(map(self._counter.count, texts))
-        return Usage.estimate(prompt_tokens, completion + _CALL_OVERHEAD * len(answer.calls))
+        markup = self._settings.profile.template.call_tokens * len(answer.calls)
+        return Usage.estimate(prompt_tokens, completion + markup)
 
-    def _tell_retry(self, attempt: int, error: RetryableError, pause: float) -> None:
-        self._log.warning("try %d failed: %s; next one in %.1f s", attempt, error, pause)
+    def _log_retry(self, attempt: int, error: RetryableError, delay: float) -> None:
+        self._log.warning("attempt %d failed: %s; next one in %.1f s", attempt, error, delay)
 
 
-def _rough(answer: Answer, prompt_tokens: int) -> Usage:
-    """An estimate that takes no time: three bytes a token. Nothing where no answer had begun."""
+async def load_transport(settings: Settings) -> Transport:
+    """Return the transport on openai if openai is installed, else the one on httpx.
+
+    Importing either and creating its client (certificates) would hold up the event loop for too
+    long, so both happen in a thread.
+    """
+    return await asyncio.to_thread(_load_transport, settings)
+
+
+def _load_transport(settings: Settings) -> Transport:
+    # Imported here because openai is optional and both libraries are slow to load.
+    try:
+        from src.llm.openai_transport import OpenAITransport
+    except ImportError:
+        from src.llm.httpx_transport import HttpxTransport
+
+        return HttpxTransport(settings)
+    return OpenAITransport(settings)
+
+
+def _request_body(
+    settings: Settings, conversation: Conversation, tools_wire: bytes | None, max_tokens: int
+) -> bytes:
+    """Return the body of a streamed chat completion (docs/contract.md, DeepSeek's API).
+
+    Thinking mode refuses tool_choice and ignores temperature, so neither is sent. Only
+    `max_tokens`, which is not part of the prompt, may vary from call to call: the provider's prefix
+    cache would miss otherwise.
+    """
+    parts = [
+        b'{"model":',
+        canonical_json(settings.model),
+        b',"messages":',
+        conversation.wire(),
+    ]
+    if tools_wire and tools_wire != b"[]":
+        parts += [b',"tools":', tools_wire]
+    parts += [b',"stream":true,"stream_options":{"include_usage":true},"max_tokens":', b"%d" % max_tokens]
+    if settings.thinking:
+        effort = canonical_json(settings.reasoning_effort)
+        parts += [b',"thinking":{"type":"enabled"},"reasoning_effort":', effort]
+    else:
+        parts.append(b',"thinking":{"type":"disabled"}')
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def _rough_usage(answer: Answer, prompt_tokens: int) -> Usage:
+    """Estimate usage without counting, at three bytes per token. Zero if no answer had begun."""
     if not answer.chunks:
         return Usage()
     written = sum(len(text.encode("utf-8", "replace")) for text in answer.texts())

@@ -1,4 +1,4 @@
-"""From a gathered answer to the assistant message that joins the conversation."""
+"""Turning a collected answer into the assistant message that joins the conversation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from src.llm.stream import Answer, PartialCall
 from src.llm.usage import Usage
 
 ParseArguments = Callable[[str], tuple[str, str | None]]
-"""Raw arguments to (the text of a valid JSON object, what was wrong or None)."""
+"""Maps raw arguments to the text of a JSON object, and to an error or None."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ID_SPACE = 16**12
@@ -22,9 +22,10 @@ _CUT_PROBLEM = "not run: the answer was cut off at the limit of output tokens, s
 class Completion:
     """One answer of the model.
 
-    `message` is ready to be appended: its calls have unique ids and arguments that are valid JSON objects.
-    The calls of an answer that was cut have a `problem`, so that nothing runs them. `usage` is that of the
-    answer; `cost_usd` (US dollars), `attempts` and `duration_sec` cover the failed tries before it, too.
+    `message` can be appended as it is: its calls have unique ids, and their arguments are valid
+    JSON objects. Calls of a truncated answer have a `problem`, so the registry does not run them.
+    `usage` is that of the answer alone; `cost_usd`, `attempts` and `duration_sec` include failed
+    attempts before it.
     """
 
     message: Message
@@ -37,17 +38,17 @@ class Completion:
 
     @property
     def cut(self) -> bool:
-        """Whether the answer ended at the limit of output tokens."""
+        """Whether the answer was cut off at the limit of output tokens."""
         return self.finish_reason == "length"
 
 
-def message_of(
+def assistant_message(
     answer: Answer,
     conversation: Conversation,
     parse_arguments: ParseArguments,
     random: Callable[[], float],
 ) -> Message:
-    """The assistant message. A refused answer (content_filter) loses its calls: nothing of it may run."""
+    """Return the assistant message. A refused answer (content_filter) loses its calls."""
     if answer.finish_reason == "content_filter":
         return assistant(answer.content, answer.reasoning)
     taken = {call.id for message in conversation for call in message.tool_calls}
@@ -60,7 +61,7 @@ def message_of(
 def _tool_call(
     call: PartialCall, taken: set[str], parse_arguments: ParseArguments, random: Callable[[], float]
 ) -> ToolCall:
-    """A call with an id that no call of the conversation has, and a name that a request may carry."""
+    """Return the call with an id unique in the conversation, and a valid name."""
     call_id, number = call.id, len(taken)
     while not call_id or call_id in taken:
         call_id = f"call_{int(random() * _ID_SPACE):012x}_{number}"

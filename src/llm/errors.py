@@ -1,22 +1,49 @@
-"""What can go wrong with a model call, as types. A message is one sentence for a person, without secrets."""
+"""Errors of model calls, and the classification of failures (docs/contract.md, DeepSeek's API).
+
+Both transports classify their failures here, so a failure means the same whichever library met it.
+A message is one sentence without secrets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
 
-_SHOWN_CHARS = 600
-_SHORTEST_SECRET = 4
+from src.text import Redactor, one_line
+
+_OVERFLOW = ("maximum context length", "context_length_exceeded", "context length exceeded")
+_HISTORY = ("reasoning_content", "tool_call_id", "tool_calls", "role 'tool'", "tool message", "tool_use")
+_RETRIED = frozenset({408, 409, 425, 429})
+_MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
+
+# The API's error types, for errors inside a stream, which have no HTTP status.
+_STATUS_OF_TYPE = {
+    "authentication_error": 401,
+    "permission_error": 403,
+    "invalid_request_error": 400,
+    "rate_limit_error": 429,
+}
+
+_SILENT = frozenset({"ReadTimeout", "WriteTimeout"})
+_NO_CONNECTION = frozenset({"ConnectTimeout", "PoolTimeout", "ConnectError", "ProxyError"})
+_UNUSABLE = frozenset({"InvalidURL", "UnsupportedProtocol"})
+_NETWORK = frozenset({"HTTPError", "TransportError", "StreamError", "APIConnectionError", "OSError"})
 
 
 class ModelError(Exception):
-    """Base of all errors of a model call."""
+    """Base class of all errors of a model call."""
 
 
 class RetryableError(ModelError):
-    """One attempt failed in a way that may pass (load, network, an answer without content).
+    """One attempt failed for a possibly temporary reason: load, network, or an empty answer.
 
-    `retry_after` is the server's own wish, in seconds. It never leaves `DeepSeekClient.complete`: there it
-    ends as an answer of a later attempt, as ModelUnavailable, or as DeadlineReached.
+    `retry_after` is the server's Retry-After in seconds. `DeepSeekClient.complete` never raises
+    this error: a later attempt succeeds, or it raises ModelUnavailable or DeadlineReached.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -29,9 +56,9 @@ class ModelUnavailable(ModelError):
 
 
 class FatalModelError(ModelError):
-    """Trying again cannot help: key, balance, parameters, or a refusal that no repair is known for.
+    """A retry cannot help: wrong key, balance or parameters, or an unknown refusal.
 
-    `status` is the HTTP status, where there was one.
+    `status` is the HTTP status, if there was one.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
@@ -40,30 +67,148 @@ class FatalModelError(ModelError):
 
 
 class HistoryRefused(ModelError):
-    """The server refused the conversation itself (pairing of calls, reasoning_content): mend it once."""
+    """The server refused the history, for its pairing of calls or its reasoning_content."""
 
 
 class ContextOverflow(ModelError):
-    """Prompt and output do not fit the model's window: compact and go on."""
+    """Prompt and output do not fit into the model's window."""
 
 
 class CostLimitReached(ModelError):
-    """The next call may cost more than what LLM_COST_LIMIT leaves."""
+    """The next call could exceed LLM_COST_LIMIT."""
 
 
 class DeadlineReached(ModelError):
-    """The time left was used up by the call or would be by waiting for the next try."""
+    """The remaining time ran out during the call, or is too short to wait for the next attempt."""
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """The text with every secret replaced by `***`. Very short ones are left: they would eat plain text."""
-    for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "***")
-    return text
+def refusal_error(status: int, text: str, headers: Mapping[str, str], redact: Redactor) -> ModelError:
+    """Return the error for a response whose status is not 200.
+
+    Args:
+        status: The HTTP status.
+        text: The body of the response.
+        headers: The response's headers, with names in lower case.
+        redact: Removes secrets from the server's message.
+    """
+    message = _server_message(text, redact)
+    if status == 400:
+        return _bad_request(message)
+    if status == 401:
+        return FatalModelError(
+            f"the model's server refused DEEPSEEK_API_KEY (401): check the key; it said: {message}",
+            status=401,
+        )
+    if status == 402:
+        # A relay that enforces the same limit names the variable in its answer.
+        if "LLM_COST_LIMIT" in message:
+            return CostLimitReached(f"the model's server says that the money is spent (402): {message}")
+        return FatalModelError(
+            f"the account of DEEPSEEK_API_KEY has no balance left (402): top it up; it said: {message}",
+            status=402,
+        )
+    if status == 413:
+        return ContextOverflow(f"the request is too large for the model's server (413): {message}")
+    if status == 422:
+        return FatalModelError(
+            f"the model's server refused the parameters of the call (422): {message}", status=422
+        )
+    if status in _RETRIED or status >= 500:
+        return RetryableError(
+            f"the model's server answered {status}: {message}", retry_after=retry_after(headers)
+        )
+    return FatalModelError(f"the model's server refused the call ({status}): {message}", status=status)
 
 
-def one_line(text: str, limit: int = _SHOWN_CHARS) -> str:
-    """The text on one line (runs of white space become one space), cut to `limit` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+def stream_error(error: object, redact: Redactor) -> ModelError:
+    """Return the error for a `data: {"error": …}` event inside a stream, by its type."""
+    text = json.dumps({"error": error}, ensure_ascii=False, default=str)
+    fields = cast("dict[str, Any]", error) if isinstance(error, dict) else {}
+    message = str(fields.get("message", ""))
+    if "insufficient balance" in message.lower():
+        return refusal_error(402, text, {}, redact)
+    status = _STATUS_OF_TYPE.get(str(fields.get("type", "")))
+    if status is not None:
+        return refusal_error(status, text, {}, redact)
+    return RetryableError(f"the model's server broke off its answer: {_server_message(text, redact)}")
+
+
+def transport_error(error: Exception, *, idle_sec: float, connect_sec: float, redact: Redactor) -> ModelError:
+    """Return the error for an exception of a transport's library, by its class names and causes.
+
+    Names are compared because openai may bring its own copy of httpx, with classes of its own.
+    """
+    names, innermost = _lineage(error)
+    message = one_line(redact(str(innermost))) or type(innermost).__name__
+    if names & _UNUSABLE:
+        return FatalModelError(f"DEEPSEEK_BASE_URL is not a usable URL: {message}")
+    if names & _SILENT:
+        return RetryableError(f"the model's server sent nothing for {idle_sec:g} s")
+    if names & _NO_CONNECTION:
+        return RetryableError(f"no connection to the model's server within {connect_sec:g} s: {message}")
+    if names & _NETWORK:
+        return RetryableError(f"the connection to the model's server broke off: {message}")
+    if "ValueError" in names:  # invalid JSON or UTF-8
+        return RetryableError(f"the model's server sent something unreadable: {message}")
+    return FatalModelError(f"the model call failed unexpectedly: {type(innermost).__name__}: {message}")
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Return the seconds of a `Retry-After` header, or None if there is no valid one.
+
+    RFC 9110 allows a number of seconds or an HTTP date.
+    """
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _bad_request(message: str) -> ModelError:
+    low = message.lower()
+    if any(phrase in low for phrase in _OVERFLOW):
+        return ContextOverflow(f"the conversation is too long for the model (400): {message}")
+    if any(phrase in low for phrase in _HISTORY):
+        return HistoryRefused(f"the model's server refused the history of the conversation (400): {message}")
+    return FatalModelError(f"the model's server refused the request (400): {message}", status=400)
+
+
+def _server_message(text: str, redact: Redactor) -> str:
+    """Return the message in a response body on one line, without markup and secrets."""
+    message = text
+    try:
+        body: Any = json.loads(text)
+        error: Any = body.get("error", body) if isinstance(body, dict) else body  # pyright: ignore
+        if isinstance(error, dict):
+            fields = cast("dict[str, Any]", error)
+            message = str(fields.get("message") or fields.get("detail") or text)
+        elif isinstance(error, str):
+            message = error
+    except (ValueError, RecursionError):
+        message = _MARKUP.sub(" ", text)
+    return one_line(redact(message)) or "(nothing)"
+
+
+def _lineage(error: BaseException) -> tuple[set[str], BaseException]:
+    """Return the class names of an exception and its causes, and the innermost one with a text."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    current: BaseException | None = error
+    innermost = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        names |= {base.__name__ for base in type(current).__mro__}
+        if str(current):
+            innermost = current
+        current = current.__cause__
+    return names, innermost

@@ -1,9 +1,9 @@
-"""Typed chat messages and the append-only conversation that they make up.
+"""Typed chat messages, and the append-only conversation that they form.
 
-A message is serialised once, when it is made, and those bytes are what every later request carries: the
-provider's prefix cache hits only on exact prefixes, so nothing here is ever re-serialised. The two
-rewrites that exist (pruning old tool outputs, summarising) go through `Conversation.rewritten`, which
-makes a new conversation and keeps the bytes of every message that it was not asked to change.
+A message is serialised once, when it is created, and every later request sends those bytes. The
+provider's prefix cache hits only on exact prefixes, so nothing is ever serialised again. Pruning
+and summarising are the only rewrites. They go through `Conversation.rewritten`, which returns a new
+conversation and keeps the bytes of every unchanged message.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON in the one form that Capstan sends: compact, insertion order, UTF-8, lone surrogates replaced."""
+    """Return compact UTF-8 JSON in insertion order, with lone surrogates replaced by `?`."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call that the model asked for.
+    """One tool call of the model.
 
-    `arguments` is always the text of a valid JSON object, also where the model sent something else: the
-    provider refuses a history with broken arguments. `problem` then says what was wrong with the
-    original (None where nothing was), and the registry answers the call with it instead of running it.
+    `arguments` is always the text of a valid JSON object, even if the model sent something else:
+    the provider refuses a history with invalid arguments. `problem` then describes the error, and
+    the registry answers the call with it instead of running the tool. It is None for valid
+    arguments.
     """
 
     id: str
@@ -39,7 +40,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture for a model with vision: its media type (`image/png`) and its bytes."""
+    """An image for a model with vision: its media type (`image/png`) and its bytes in base64."""
 
     media_type: str
     data_base64: str
@@ -51,10 +52,11 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation. Make them with the functions below, which keep the provider's rules.
+    """One message of a conversation.
 
-    `reasoning` is None for every role but the assistant's; an assistant message that we made up ourselves
-    carries `""` (contracts.md 5). `wire` is the message as JSON, made once.
+    Create it with the functions below, which keep the provider's rules.
+    `reasoning` is None for every role but the assistant's. It is `""` in assistant messages that
+    did not come from the model (docs/contract.md, DeepSeek's API). `wire` is the message as JSON.
     """
 
     role: Role
@@ -103,14 +105,14 @@ def tool(call_id: str, content: str) -> Message:
 
 
 class PairingError(ValueError):
-    """A conversation would break the provider's rule: one tool message for each call, directly after it."""
+    """A conversation would break the rule of one tool message for each call, directly after it."""
 
 
 class Conversation:
-    """The history that is sent: append-only, with every tool call answered directly after it.
+    """The history of a run: append-only, with every tool call answered directly after it.
 
-    `extend` checks the pairing rule as messages arrive. An exchange that is under way (calls without all
-    of their answers) is allowed at the end only; `request_ready` says whether the conversation can be sent.
+    `append` checks the pairing of calls and tool messages. Only the last assistant message may have
+    unanswered calls; `request_ready` is whether the conversation can be sent.
     """
 
     def __init__(self, messages: Iterable[Message] = ()) -> None:
@@ -119,7 +121,7 @@ class Conversation:
         self.extend(messages)
 
     def append(self, message: Message) -> None:
-        """Adds one message. Raises PairingError where it would break the pairing of calls and answers."""
+        """Add one message. Raise PairingError if it breaks the pairing of calls and answers."""
         if message.role == "tool":
             if message.tool_call_id not in self._unanswered:
                 raise PairingError(f"a tool message answers no open call: {message.tool_call_id!r}")
@@ -138,7 +140,7 @@ class Conversation:
             self.append(message)
 
     def rewritten(self, messages: Iterable[Message]) -> Conversation:
-        """A new conversation for the rare rewrites; unchanged Message objects keep their bytes."""
+        """Return a new conversation; unchanged Message objects keep their bytes."""
         return Conversation(messages)
 
     @property
@@ -146,16 +148,11 @@ class Conversation:
         return tuple(self._messages)
 
     @property
-    def unanswered(self) -> tuple[str, ...]:
-        """Ids of the calls of the last assistant message that have no tool message yet."""
-        return tuple(self._unanswered)
-
-    @property
     def request_ready(self) -> bool:
         return bool(self._messages) and not self._unanswered
 
     def wire(self) -> bytes:
-        """The `messages` array of a request body, joined from the bytes each message was made with."""
+        """Return the `messages` array of a request body, joined from the bytes of each message."""
         return b"[" + b",".join(message.wire for message in self._messages) + b"]"
 
     def __len__(self) -> int:

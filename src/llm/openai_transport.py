@@ -1,4 +1,4 @@
-"""The transport on openai's client. It is imported only where it is used: openai costs 0.5 s and more."""
+"""The transport on openai's client. Import it lazily: openai is optional and slow to load."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 import openai
 
 from src.config import Settings
-from src.llm.errors import ModelError
-from src.llm.refusal import failed, refused, refused_in_stream
+from src.llm.errors import ModelError, refusal_error, stream_error, transport_error
 from src.llm.transport import PATH, Chunk, parse_chunk
+from src.text import Redactor
 
 
 class OpenAITransport:
-    """Streams chat completions over openai.AsyncOpenAI (2.8 and later), its own retries off.
+    """Streams chat completions through openai.AsyncOpenAI (2.8 and later), without its own retries.
 
-    The body goes out as the bytes that it is: `chat.completions.create` would serialise the conversation
-    anew with every call. Chunks come back as plain JSON (`cast_to=object`), since openai's own model of a
-    chunk knows nothing of reasoning_content. Build it off the event loop (`load_transport`).
+    The body is sent as the bytes that it is: `chat.completions.create` would serialise the
+    conversation again for every call. Chunks are parsed from plain JSON (`cast_to=object`), since
+    openai's model of a chunk has no reasoning_content. Create it off the event loop.
     """
 
     name = "openai"
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._secrets = (settings.api_key.get_secret_value(),)
+        self._redact = Redactor([settings.api_key.get_secret_value()])
         self._client = openai.AsyncOpenAI(
             api_key=settings.api_key.get_secret_value(),
             base_url=settings.base_url,
             max_retries=0,
             timeout=openai.Timeout(settings.stream_idle_sec, connect=settings.connect_timeout_sec),
         )
-        # What the process environment says for another service has no business in these requests.
+        # The client reads these from variables of another provider, which must not reach DeepSeek.
         self._client.organization = None
         self._client.project = None
-        # Before openai 2.9 or so `post` had no `content`; bytes given as its `body` went out unchanged there.
+        # Before openai 2.9 or so, `post` had no `content`, and sent bytes in `body` unchanged.
         named = "content" if "content" in inspect.signature(self._client.post).parameters else "body"
         self._body_argument = named
 
@@ -49,26 +49,25 @@ class OpenAITransport:
             )
             async with stream:
                 async for data in stream:
-                    yield parse_chunk(data, self._secrets)
+                    yield parse_chunk(data, self._redact)
         except ModelError:
             raise
         except openai.APIStatusError as error:
-            raise refused(
-                error.status_code, error.response.text, error.response.headers, self._secrets
-            ) from None
+            response = error.response
+            raise refusal_error(error.status_code, response.text, response.headers, self._redact) from None
         except openai.APIConnectionError as error:
-            raise self._failed(error) from None
+            raise self._transport_error(error) from None
         except openai.APIError as error:  # an error event inside the stream
-            raise refused_in_stream(error.body, self._secrets) from None
+            raise stream_error(error.body, self._redact) from None
         except Exception as error:
-            raise self._failed(error) from None
+            raise self._transport_error(error) from None
 
-    def _failed(self, error: Exception) -> ModelError:
-        return failed(
+    def _transport_error(self, error: Exception) -> ModelError:
+        return transport_error(
             error,
             idle_sec=self._settings.stream_idle_sec,
             connect_sec=self._settings.connect_timeout_sec,
-            secrets=self._secrets,
+            redact=self._redact,
         )
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""Trying a call again: with tenacity where it imports, with an equal loop of our own where it does not."""
+"""Retries with exponential backoff, by tenacity if it is installed, else by an equivalent loop."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how late to try again. Times are seconds."""
+    """Number of retries, and their delays in seconds."""
 
     max_retries: int
     base_sec: float
     max_sec: float
     retry_after_max_sec: float
 
-    def pause(self, attempt: int, error: RetryableError, random: float) -> float:
-        """The wait after the failure of this attempt (the first is 1); `random` is in [0, 1).
+    def delay(self, attempt: int, error: RetryableError, random: float) -> float:
+        """Return the seconds to wait after a failed attempt.
 
-        The server's Retry-After comes first, with up to `base_sec` on top, so that many agents do not come
-        back at the same moment, and none hammers on a Retry-After of 0. Else it doubles each time, half of
-        it by chance.
+        The server's Retry-After takes precedence. Up to `base_sec` is added to it, so that many
+        agents do not return at the same moment and a Retry-After of 0 does not cause a busy loop.
+        Without one, the delay doubles each time, and half of it is random.
+
+        Args:
+            attempt: Number of the attempt, from 1.
+            error: Failure of the attempt.
+            random: Random number in [0, 1).
         """
         if error.retry_after is not None:
             return min(error.retry_after, self.retry_after_max_sec) + self.base_sec * random
-        # 2 ** 60 is beyond any limit; larger powers would overflow a float in the end.
+        # 2 ** 60 exceeds any limit; much larger powers would overflow a float.
         longest = min(self.max_sec, self.base_sec * 2.0 ** min(attempt - 1, 60))
         return longest * (0.5 + 0.5 * random)
 
 
 @dataclass(slots=True)
 class Retrier:
-    """Runs a call until it succeeds, with everything that touches time and chance given from outside.
+    """Runs a call until it succeeds. Time and randomness are injected.
 
-    `time_left` gives the seconds until the deadline (None: there is none). `on_retry` is told of each wait:
-    the attempt that failed, its error, the seconds.
+    `time_left` returns the seconds until the deadline, or None if there is none. `on_retry` is
+    called before each delay with the failed attempt, its error and the seconds.
     """
 
     policy: RetryPolicy
@@ -49,12 +54,17 @@ class Retrier:
     time_left: Callable[[], float | None]
     on_retry: Callable[[int, RetryableError, float], None]
     tenacity: Any = None
-    _pauses: dict[int, float] = field(default_factory=dict[int, float])
+    _delays: dict[int, float] = field(default_factory=dict[int, float])
 
     async def run(self, call: Callable[[int], Awaitable[T]]) -> T:
-        """`call` gets the attempt's number, from 1. Raises what `call` raises but RetryableError, which ends
-        as ModelUnavailable, or as DeadlineReached where the next wait would not fit into the time left."""
-        self._pauses.clear()
+        """Return the result of `call`, which is passed the number of the attempt, from 1.
+
+        Raises:
+            ModelUnavailable: Every attempt raised RetryableError.
+            DeadlineReached: The next delay does not fit into the time left.
+            Exception: Any other error of `call`, at once.
+        """
+        self._delays.clear()
         if self.tenacity is None:
             return await self._loop(call)
         return await self._with_tenacity(call)
@@ -65,11 +75,11 @@ class Retrier:
             try:
                 return await call(attempt)
             except RetryableError as error:
-                if self._over(attempt, error):
-                    raise self._final(attempt, error) from None
-                pause = self._pause(attempt, error)
-                self.on_retry(attempt, error, pause)
-            await self.sleep(pause)
+                if self._exhausted(attempt, error):
+                    raise self._final_error(attempt, error) from None
+                delay = self._delay(attempt, error)
+                self.on_retry(attempt, error, delay)
+            await self.sleep(delay)
             attempt += 1
 
     async def _with_tenacity(self, call: Callable[[int], Awaitable[T]]) -> T:
@@ -83,45 +93,44 @@ class Retrier:
         def error_of(state: Any) -> RetryableError:
             return state.outcome.exception()
 
-        def told(state: Any) -> None:
+        def before_sleep(state: Any) -> None:
             error = error_of(state)
-            self.on_retry(state.attempt_number, error, self._pause(state.attempt_number, error))
+            self.on_retry(state.attempt_number, error, self._delay(state.attempt_number, error))
 
         retrying = self.tenacity.AsyncRetrying(
             retry=self.tenacity.retry_if_exception_type(RetryableError),
-            wait=lambda state: self._pause(state.attempt_number, error_of(state)),  # pyright: ignore
-            stop=lambda state: self._over(state.attempt_number, error_of(state)),  # pyright: ignore
-            before_sleep=told,
+            wait=lambda state: self._delay(state.attempt_number, error_of(state)),  # pyright: ignore
+            stop=lambda state: self._exhausted(state.attempt_number, error_of(state)),  # pyright: ignore
+            before_sleep=before_sleep,
             sleep=self.sleep,
             reraise=True,
         )
         try:
             return await retrying(once)
         except RetryableError as error:
-            raise self._final(attempt, error) from None
+            raise self._final_error(attempt, error) from None
 
-    def _pause(self, attempt: int, error: RetryableError) -> float:
-        """The wait after an attempt: drawn once, however often and in whatever order it is asked for."""
-        if attempt not in self._pauses:
-            self._pauses[attempt] = self.policy.pause(attempt, error, self.random())
-        return self._pauses[attempt]
+    def _delay(self, attempt: int, error: RetryableError) -> float:
+        """Return the delay after an attempt. It is drawn once, however often this is called."""
+        if attempt not in self._delays:
+            self._delays[attempt] = self.policy.delay(attempt, error, self.random())
+        return self._delays[attempt]
 
-    def _over(self, attempt: int, error: RetryableError) -> bool:
-        return attempt > self.policy.max_retries or self._too_late(attempt, error)
-
-    def _too_late(self, attempt: int, error: RetryableError) -> bool:
+    def _exhausted(self, attempt: int, error: RetryableError) -> bool:
+        if attempt > self.policy.max_retries:
+            return True
         left = self.time_left()
-        return left is not None and self._pause(attempt, error) >= left
+        return left is not None and self._delay(attempt, error) >= left
 
-    def _final(self, attempt: int, error: RetryableError) -> ModelError:
-        tries = "1 try" if attempt == 1 else f"{attempt} tries"
+    def _final_error(self, attempt: int, error: RetryableError) -> ModelError:
+        attempts = "1 attempt" if attempt == 1 else f"{attempt} attempts"
         if attempt <= self.policy.max_retries:
-            return DeadlineReached(f"no time is left to call the model again after {tries}: {error}")
-        return ModelUnavailable(f"the model could not be reached in {tries}: {error}")
+            return DeadlineReached(f"no time is left to call the model again after {attempts}: {error}")
+        return ModelUnavailable(f"the model could not be reached in {attempts}: {error}")
 
 
 def load_tenacity() -> Any:
-    """The tenacity module, or None where it is not installed."""
+    """Return the tenacity module, or None if it is not installed."""
     try:
         return importlib.import_module("tenacity")
     except ImportError:

@@ -1,4 +1,4 @@
-"""Gathering a streamed answer, and the watch over a stream that no longer says anything."""
+"""Collecting a streamed answer, with time limits for streams that stall."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from src.llm.errors import DeadlineReached, RetryableError
 from src.llm.transport import CallDelta, Chunk, Transport
 from src.llm.usage import Usage
 
-# Seconds that an answer which has given its finish reason still gets for its usage and its end. A server
-# that keeps the connection alive after that must not hold up a run.
+# Seconds to wait for the usage and the end of the stream after the finish reason. A server that
+# keeps the connection open after that must not delay the run.
 _TAIL_SEC = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Seconds. What ends a stream (contracts.md 5, "Streams").
+    """Time limits of a stream in seconds (docs/contract.md, DeepSeek's API).
 
-    - `idle`: no byte at all (the transport's read timeout), or, once the answer has begun, no chunk.
-      Keep-alive comments do not count then: servers have been seen to send them without end after an answer.
-    - `queue`: no chunk since the request. Until the answer begins, keep-alive comments mean that the request
-      is queued, so `idle` does not apply; the server itself gives up after ten minutes.
-    - `call`: the whole call.
+    - `idle`: without any byte (the transport's read timeout) or, once the answer has begun, without
+      a chunk. Keep-alive comments do not count then, since some servers send them forever after an
+      answer.
+    - `queue`: from the request to the first chunk. Keep-alive comments mean that the request is
+      queued, so `idle` does not apply. The server gives up after ten minutes.
+    - `call`: for the whole call.
     """
 
     idle: float
@@ -34,7 +35,7 @@ class StreamLimits:
 
 @dataclass(slots=True)
 class PartialCall:
-    """A tool call as it arrives."""
+    """A tool call that is still arriving."""
 
     id: str = ""
     name: str = ""
@@ -42,12 +43,12 @@ class PartialCall:
 
     @property
     def arguments(self) -> str:
-        return _joined(self.pieces)
+        return _join(self.pieces)
 
 
 @dataclass(slots=True)
 class Answer:
-    """An answer as it arrives. What has arrived stays, also when the stream then breaks off."""
+    """An answer that is still arriving. It keeps what arrived if the stream breaks off."""
 
     model: str = ""
     finish_reason: str = ""
@@ -58,7 +59,7 @@ class Answer:
     _calls: list[tuple[int, PartialCall]] = field(default_factory=list[tuple[int, PartialCall]])
 
     def add(self, chunk: Chunk) -> None:
-        """Takes in one chunk."""
+        """Add one chunk."""
         self.chunks += 1
         self.model = self.model or chunk.model
         self.finish_reason = chunk.finish_reason or self.finish_reason
@@ -75,29 +76,32 @@ class Answer:
 
     @property
     def reasoning(self) -> str:
-        return _joined(self._reasoning)
+        return _join(self._reasoning)
 
     @property
     def content(self) -> str:
-        return _joined(self._content)
+        return _join(self._content)
 
     @property
     def calls(self) -> list[PartialCall]:
-        """The tool calls in the order of their indices."""
+        """The tool calls, ordered by index."""
         return [call for _, call in sorted(self._calls, key=lambda pair: pair[0])]
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing in it: no call, and nothing but white space."""
+        """Whether there is no call and no text but white space."""
         return not self._calls and not self.content.strip() and not self.reasoning.strip()
 
     def texts(self) -> list[str]:
-        """All that the model wrote, for counting tokens."""
+        """Return everything that the model wrote, for counting tokens."""
         calls = [text for _, call in self._calls for text in (call.name, call.arguments)]
         return [text for text in (self.reasoning, self.content, *calls) if text]
 
     def _call(self, delta: CallDelta) -> PartialCall:
-        """The call that a piece belongs to: by its index, else the last one, unless it brings another id."""
+        """Return the call that a delta belongs to.
+
+        Without an index that is the last call, unless the delta has another id.
+        """
         if delta.index is None:
             if self._calls and delta.id in ("", self._calls[-1][1].id):
                 return self._calls[-1][1]
@@ -115,10 +119,19 @@ class Answer:
 async def receive(
     transport: Transport, body: bytes, answer: Answer, limits: StreamLimits, time_left: float | None
 ) -> None:
-    """Sends a request and gathers the answer, until it has a finish reason and the stream has ended.
+    """Send a request and collect the answer until the stream has ended.
 
-    `time_left` is in seconds; None: no deadline. Raises DeadlineReached where it runs out, RetryableError for
-    silence, for a stream without an end and for an answer with nothing in it, and what the transport raises.
+    Args:
+        transport: Sends the request.
+        body: The body of the request.
+        answer: Receives the chunks. It keeps what arrived if an error is raised.
+        limits: Time limits of the stream.
+        time_left: Seconds until the run's deadline, or None if there is none.
+
+    Raises:
+        DeadlineReached: `time_left` ran out.
+        RetryableError: The stream stalled or broke off, or the answer is empty.
+        ModelError: What the transport raises.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()
@@ -144,27 +157,27 @@ def _timed_out(
     answer: Answer, limits: StreamLimits, now: float, start: float, deadline: float
 ) -> DeadlineReached | RetryableError:
     if now >= deadline:
-        return DeadlineReached("the time left ran out during a model call")
+        return DeadlineReached("the deadline passed during a model call")
     if now >= start + limits.call:
         return RetryableError(f"the model's answer was not complete after {limits.call:g} s")
     if answer.chunks:
-        return RetryableError(f"the model's answer stopped: nothing new for {limits.idle:g} s")
-    return RetryableError(f"the model's server kept the call waiting for more than {limits.queue:g} s")
+        return RetryableError(f"the model's answer stalled: nothing new for {limits.idle:g} s")
+    return RetryableError(f"the model's server kept the call queued for more than {limits.queue:g} s")
 
 
 def _check(answer: Answer) -> None:
     if answer.finish_reason == "insufficient_system_resource":
-        raise RetryableError("the model's server cut its answer for want of resources")
+        raise RetryableError("the model's server cut its answer for lack of resources")
     if answer.finish_reason == "content_filter":
         return
     if answer.empty:
-        raise RetryableError("the model's server gave an answer with nothing in it")
+        raise RetryableError("the model's server sent an empty answer")
     if not answer.finish_reason:
-        raise RetryableError("the model's answer broke off half way")
+        raise RetryableError("the model's answer broke off before its end")
 
 
-def _joined(pieces: list[str]) -> str:
-    """The pieces as one text. JSON escapes may bring a character outside the BMP as halves in two chunks."""
+def _join(pieces: list[str]) -> str:
+    """Join the pieces. A character outside the BMP may arrive as two JSON escapes in two chunks."""
     text = "".join(pieces)
     if text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text):
         return text

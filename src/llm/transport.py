@@ -1,27 +1,25 @@
-"""The seam below the client: bytes of a request go in, chunks of a streamed answer come out.
+"""The transport interface: the bytes of a request go in, chunks of a streamed answer come out.
 
-Two transports stand behind it: on openai's client, and on httpx alone for a validator that has no more.
-Both send the same bytes to the same address and raise the same errors (`src.llm.errors`).
+There are two transports, on openai's client and on httpx alone for validators without openai. Both
+send the same bytes to the same URL and raise the errors of `src.llm.errors`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from src.config import Settings
-from src.llm.errors import RetryableError
-from src.llm.refusal import refused_in_stream
+from src.llm.errors import RetryableError, stream_error
 from src.llm.usage import Usage
+from src.text import Redactor
 
 PATH = "/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """A piece of a tool call. `index` is the call's place in the answer; None where the server gave none."""
+    """A part of a tool call. `index` is the call's position in the answer, if it is known."""
 
     index: int | None
     id: str
@@ -31,7 +29,7 @@ class CallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One event of a streamed answer; what it does not carry is empty."""
+    """One event of a streamed answer. Fields that the event does not have are empty."""
 
     model: str = ""
     reasoning: str = ""
@@ -42,33 +40,41 @@ class Chunk:
 
 
 class Transport(Protocol):
-    """Sends requests. Its `read` timeout (settings.stream_idle_sec) ends a connection without a single byte,
-    keep-alive comments included; what is more than that is the caller's watch."""
+    """Sends requests and streams answers.
+
+    Its read timeout (`Settings.stream_idle_sec`) ends a connection that sends no byte at all, not
+    even a keep-alive comment. All other time limits are the caller's.
+    """
 
     name: str
 
     def stream(self, body: bytes) -> AsyncGenerator[Chunk, None]:
-        """Posts the body and yields the answer's chunks. Close it (`aclosing`) unless it is read to its end.
+        """Post the body and yield the chunks of the answer.
 
-        Raises ModelError: RetryableError for load and network, the others for refusals.
+        Close the generator (`contextlib.aclosing`) unless it is read to its end.
+
+        Raises:
+            ModelError: RetryableError for load and network failures, other subclasses for refusals.
         """
         ...
 
     async def aclose(self) -> None:
-        """Frees the connections."""
+        """Close the connections."""
         ...
 
 
-def parse_chunk(data: object, secrets: Sequence[str]) -> Chunk:
-    """A chunk from one event's JSON. Unknown keys are ignored; null means empty.
+def parse_chunk(data: object, redact: Redactor) -> Chunk:
+    """Return the chunk in the JSON of one event. Unknown keys are ignored; null means empty.
 
-    Raises RetryableError for what is no chunk, and the fitting ModelError for an error event.
+    Raises:
+        RetryableError: The data is not a chunk.
+        ModelError: The data is an error event.
     """
     if not isinstance(data, dict):
         raise RetryableError(f"the model's server sent {type(data).__name__} where a chunk belongs")
     event = cast("dict[str, Any]", data)
     if event.get("error"):
-        raise refused_in_stream(event["error"], secrets)
+        raise stream_error(event["error"], redact)
     choice = _first(event.get("choices"))
     delta = _mapping(choice.get("delta"))
     calls = delta.get("tool_calls")
@@ -80,25 +86,6 @@ def parse_chunk(data: object, secrets: Sequence[str]) -> Chunk:
         finish_reason=_text(choice.get("finish_reason")),
         usage=Usage.from_api(event.get("usage")),
     )
-
-
-async def load_transport(settings: Settings) -> Transport:
-    """The transport on openai where openai imports, else the one on httpx.
-
-    Both imports and the building of a client (certificates) take longer than the event loop may be held up,
-    so they run in a thread.
-    """
-    return await asyncio.to_thread(_load, settings)
-
-
-def _load(settings: Settings) -> Transport:
-    try:
-        from src.llm.openai_transport import OpenAITransport
-    except ImportError:
-        from src.llm.httpx_transport import HttpxTransport
-
-        return HttpxTransport(settings)
-    return OpenAITransport(settings)
 
 
 def _call(value: object) -> CallDelta:

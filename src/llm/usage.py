@@ -1,23 +1,42 @@
-"""Tokens and money: what a call used, what it cost, and what a run has spent."""
+"""Tokens and cost: counting tokens, the usage of a call and its price, and the totals of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from src.config import ModelProfile, profile_for
 
 _MILLION = 1_000_000
 
 
+class TokenCounter(Protocol):
+    """Counts tokens of texts, exactly with DeepSeek V4's vocabulary or by a calibrated estimate."""
+
+    exact: bool
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens. Special tokens in the text are counted as plain text."""
+        ...
+
+    def head(self, text: str, tokens: int) -> str:
+        """Return the longest prefix, in whole characters, of at most this many tokens."""
+        ...
+
+    def tail(self, text: str, tokens: int) -> str:
+        """Return the longest suffix, in whole characters, of at most this many tokens."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call, or of several summed up.
+    """Tokens of one call, or the sum over several calls.
 
-    `prompt_tokens` is hits and misses together; `reasoning_tokens` are part of `completion_tokens`.
-    `estimated` marks counts (or a sum with counts) of our own, where the server did not state its usage.
+    `prompt_tokens` are cache hits and misses together; `reasoning_tokens` are part of
+    `completion_tokens`. `estimated` marks counts of our own, used where the server reported no
+    usage.
     """
 
     prompt_tokens: int = 0
@@ -37,22 +56,17 @@ class Usage:
             self.estimated or other.estimated,
         )
 
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together: the size of the conversation once the answer is part of it."""
-        return self.prompt_tokens + self.completion_tokens
-
     @staticmethod
-    def estimate(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int = 0) -> Usage:
-        """Usage of our own counting: the whole prompt is taken as missed, which is the highest price."""
-        return Usage(prompt_tokens, 0, prompt_tokens, completion_tokens, reasoning_tokens, estimated=True)
+    def estimate(prompt_tokens: int, completion_tokens: int) -> Usage:
+        """Return estimated usage, with the whole prompt at the highest price, as cache misses."""
+        return Usage(prompt_tokens, 0, prompt_tokens, completion_tokens, estimated=True)
 
     @staticmethod
     def from_api(data: object) -> Usage | None:
-        """Usage from the API's `usage` object; None where it is missing or says nothing.
+        """Return the usage in the API's `usage` object, or None if it is missing or incomplete.
 
-        Hits come from `prompt_cache_hit_tokens`, or from `prompt_tokens_details.cached_tokens` where only
-        that is there. What is not stated as a hit counts as a miss.
+        Cache hits are read from `prompt_cache_hit_tokens`, else from
+        `prompt_tokens_details.cached_tokens`. All other prompt tokens count as misses.
         """
         if not isinstance(data, Mapping):
             return None
@@ -70,10 +84,10 @@ class Usage:
 
 
 def cost_of(usage: Usage, profile: ModelProfile, *moments: datetime) -> float:
-    """US dollars for the usage. With several moments (start and end of a call) the dearest counts.
+    """Return the US dollars for the usage at the most expensive of the moments.
 
-    Whether a call that crosses into the peak is billed by its start or by its end is not documented, so the
-    price is never below the bill.
+    It is not documented whether a call that crosses into the peak hours is billed by its start or
+    by its end. Pass both, and the result is never below the bill.
     """
     price = profile.price
     dollars = (
@@ -85,61 +99,34 @@ def cost_of(usage: Usage, profile: ModelProfile, *moments: datetime) -> float:
 
 
 def billing_profile(requested: str, answered: str) -> ModelProfile:
-    """The profile that a call is priced by: of the model that answered, or, where that name is unknown, of
-    the one that was asked for (a server may answer under an internal name)."""
+    """Return the profile that sets the price of a call.
+
+    That is the profile of the model that answered. If its name is unknown, it is the profile of the
+    requested model, since a server may answer under an internal name.
+    """
     profile = profile_for(answered or requested)
     return profile_for(requested) if "*" in profile.match else profile
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over calls. `calls` were answered; `failed` were paid for (or not) without giving an answer."""
+@dataclass(slots=True)
+class UsageTotals:
+    """Usage and cost of a run: `calls` returned an answer, `failed` ones may have used tokens."""
 
     calls: int = 0
     failed: int = 0
     usage: Usage = Usage()
     cost_usd: float = 0.0
 
-    def plus(self, usage: Usage, cost_usd: float, *, failed: bool) -> Totals:
-        return Totals(
-            self.calls + (not failed),
-            self.failed + failed,
-            self.usage + usage,
-            self.cost_usd + cost_usd,
-        )
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What a run has spent, in all and by the model that answered."""
-
-    total: Totals = field(default_factory=Totals)
-    by_model: dict[str, Totals] = field(default_factory=dict[str, Totals])
-
-    def record(self, model: str, usage: Usage, cost_usd: float, *, failed: bool = False) -> None:
-        """Books one call: an answer, or (failed) one that broke off after it had used tokens."""
-        self.total = self.total.plus(usage, cost_usd, failed=failed)
-        self.by_model[model] = self.by_model.get(model, Totals()).plus(usage, cost_usd, failed=failed)
-
-    @property
-    def calls(self) -> int:
-        return self.total.calls
-
-    @property
-    def failed(self) -> int:
-        return self.total.failed
-
-    @property
-    def usage(self) -> Usage:
-        return self.total.usage
-
-    @property
-    def cost_usd(self) -> float:
-        return self.total.cost_usd
+    def record(self, usage: Usage, cost_usd: float, *, failed: bool = False) -> None:
+        """Add one call. `failed` marks a call that broke off after it had used tokens."""
+        self.calls += not failed
+        self.failed += failed
+        self.usage += usage
+        self.cost_usd += cost_usd
 
 
 def _count(value: object) -> int | None:
-    """A count of tokens, or None for what is no whole number >= 0."""
+    """Return a token count, or None if the value is not a whole number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or value != value // 1:
         return None
     return int(value)

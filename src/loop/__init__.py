@@ -1,5 +1,5 @@
-"""The agent loop and what it takes to run it once."""
+"""The agent loop, and one run of it from start to end."""
 
-from src.loop.session import Identity, Session
+from src.loop.run import AgentRun
 
-__all__ = ["Identity", "Session"]
+__all__ = ["AgentRun"]

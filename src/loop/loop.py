@@ -1,4 +1,4 @@
-"""The agent loop: fit the history, call the model, run its tool calls, until there is a reason to end."""
+"""The agent loop: fit the history, call the model, run its tool calls, until there is an end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from src.config import Settings
 from src.context import ContextManager, ContextTooSmall
@@ -17,71 +18,102 @@ from src.llm import (
     DeepSeekClient,
     HistoryRefused,
     ModelError,
-    Usage,
 )
 from src.llm.messages import Conversation, Message, system, tool, user
-from src.loop.budget import BudgetWatch
-from src.loop.deadline import Deadline
-from src.loop.ending import EndReason, RunEnd
+from src.loop.limits import BudgetWatch, Deadline, StallWatch
 from src.loop.prompts import prompt
-from src.loop.stall import StallWatch
 from src.loop.turns import EndPolicy
+from src.text import Redactor
 from src.tools import HarborToolRegistry, ToolResult
 from src.tools.workspace import EnvironmentGone
-from src.trajectory import Redactor, TrajectoryRecorder
+from src.trajectory import TrajectoryRecorder
 
 CUT_RESULT = "not run: your answer was cut off at the limit of output tokens, so this call may be incomplete"
-OVERFLOW_TRIES = 2
+MAX_OVERFLOWS = 2
+
+
+class EndReason(StrEnum):
+    """The reason why a run ended. COMPLETED means that the agent itself considers the task done."""
+
+    COMPLETED = "completed"
+    STEP_LIMIT = "step limit reached"
+    COST_LIMIT = "cost limit reached"
+    DEADLINE = "out of time"
+    STALLED = "stalled"
+    REFUSED = "refused by the model's content filter"
+    MODEL_ERROR = "model error"
+    CONTEXT_FULL = "context full"
+    ENVIRONMENT_GONE = "environment gone"
+    SETTINGS = "bad settings"
+    CANCELLED = "cancelled"
+    INTERNAL_ERROR = "internal error"
 
 
 @dataclass(frozen=True, slots=True)
-class LoopParts:
-    """Everything that the loop puts to use; made in session.py."""
+class RunEnd:
+    """The end of a run. `detail` is a sentence, or empty if the reason is enough."""
 
-    settings: Settings
-    client: DeepSeekClient
-    context: ContextManager
-    registry: HarborToolRegistry
-    recorder: TrajectoryRecorder
-    deadline: Deadline
-    redact: Redactor
-    log: logging.Logger
-    progress: Callable[[], None]
+    reason: EndReason
+    detail: str = ""
 
 
 class AgentLoop:
-    """One run of the agent on one instruction."""
+    """Runs the agent on one instruction.
 
-    def __init__(self, parts: LoopParts, instruction: str, snapshot: str) -> None:
-        self._parts = parts
-        self._settings = parts.settings
-        self._ends = EndPolicy(instruction, parts.settings.max_nudges)
-        self._stall = StallWatch(parts.settings.repeat_limit)
-        self._budget = BudgetWatch(parts.settings, parts.deadline)
+    `snapshot` describes the environment in the first message. `on_step` is called after every step.
+    """
+
+    def __init__(
+        self,
+        instruction: str,
+        snapshot: str,
+        *,
+        settings: Settings,
+        client: DeepSeekClient,
+        context: ContextManager,
+        registry: HarborToolRegistry,
+        recorder: TrajectoryRecorder,
+        deadline: Deadline,
+        redact: Redactor,
+        log: logging.Logger,
+        on_step: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._context = context
+        self._registry = registry
+        self._recorder = recorder
+        self._deadline = deadline
+        self._redact = redact
+        self._log = log
+        self._on_step = on_step
+        self._ends = EndPolicy(instruction, settings.max_nudges)
+        self._stall = StallWatch(settings.repeat_limit)
+        self._budget = BudgetWatch(settings, deadline)
         self._rephrased = False
-        self._mended = False
+        self._repaired = False
         self.steps = 0
         self.conversation = Conversation()
-        opening = prompt("instruction", instruction=instruction, snapshot=snapshot)
-        self._append(system(prompt("system")))
-        self._say(opening)
+        self._add(system(prompt("system")))
+        self._add_user(prompt("instruction", instruction=instruction, snapshot=snapshot))
 
     async def run(self) -> RunEnd:
-        """Runs to an end. Raises nothing but CancelledError and errors that are ours."""
+        """Run to an end. Raise nothing but CancelledError and errors of our own code."""
         while True:
-            end = await self._turn()
-            self._parts.recorder.save_soon()
-            self._parts.progress()
+            end = await self._step()
+            self._recorder.save_soon()
+            self._on_step()
             if end is not None:
                 return end
 
-    async def _turn(self) -> RunEnd | None:
+    async def _step(self) -> RunEnd | None:
+        """Call the model once and handle its answer. Return the end of the run, if it ends."""
         if self.steps >= self._settings.max_steps:
             return RunEnd(EndReason.STEP_LIMIT)
-        if self._parts.deadline.left_sec <= 0:
+        if self._deadline.left_sec <= 0:
             return RunEnd(EndReason.DEADLINE)
         try:
-            completion = await self._call()
+            completion = await self._call_model()
         except CostLimitReached as error:
             return RunEnd(EndReason.COST_LIMIT, str(error))
         except DeadlineReached as error:
@@ -89,67 +121,65 @@ class AgentLoop:
         except ContextTooSmall as error:
             return RunEnd(EndReason.CONTEXT_FULL, str(error))
         except HistoryRefused as error:
-            return self._mend(error)
+            return self._drop_last_exchange(error)
         except ModelError as error:
             return RunEnd(EndReason.MODEL_ERROR, str(error))
         self.steps += 1
-        self._log(completion)
+        self._log_step(completion)
         self.conversation.append(completion.message)
         if completion.finish_reason == "content_filter":
-            return self._refused(completion)
+            return self._handle_refusal(completion)
         if completion.message.tool_calls:
-            return await self._act(completion)
+            return await self._run_tools(completion)
         self._record(completion, [])
         if completion.cut:
-            follow_up = self._ends.cut(completion.usage.completion_tokens)
+            follow_up = self._ends.follow_up_cut(completion.usage.completion_tokens)
             end = RunEnd(EndReason.STALLED, "the answer was cut at the output limit again and again")
         else:
-            follow_up = self._ends.answer(completion.message)
+            follow_up = self._ends.follow_up(completion.message)
             end = RunEnd(EndReason.COMPLETED)
         if follow_up is None:
             return end
-        self._say(follow_up)
-        self._warn()
+        self._add_user(follow_up)
+        self._add_warnings()
         return None
 
-    async def _call(self) -> Completion:
-        """One model call on a history that fits; a context overflow compacts further and tries again."""
-        parts = self._parts
-        for attempt in range(OVERFLOW_TRIES + 1):
-            fitted = await parts.context.fit(self.conversation, force=attempt > 0)
+    async def _call_model(self) -> Completion:
+        """Call the model with a history that fits. A context overflow compacts it further."""
+        for overflows in range(MAX_OVERFLOWS + 1):
+            fitted = await self._context.fit(self.conversation, force=overflows > 0)
             self.conversation = fitted.conversation
             for event in fitted.events:
-                parts.recorder.compaction(event.kind, event.tokens_before, event.tokens_after, event.text)
-                parts.log.info(
+                self._recorder.compaction(event.kind, event.tokens_before, event.tokens_after, event.text)
+                self._log.info(
                     "context: %s, %d → %d tokens", event.kind, event.tokens_before, event.tokens_after
                 )
             try:
-                completion = await parts.client.complete(
+                completion = await self._client.complete(
                     self.conversation,
-                    tools_wire=parts.registry.schemas_wire,
-                    prompt_tokens=parts.context.size(self.conversation),
-                    deadline=parts.deadline.at,
+                    tools_wire=self._registry.schemas_wire,
+                    prompt_tokens=self._context.size(self.conversation),
+                    deadline=self._deadline.at,
                 )
             except ContextOverflow:
-                if attempt == OVERFLOW_TRIES:
+                if overflows == MAX_OVERFLOWS:
                     raise
-                parts.log.info("context: the provider says that it is too long")
+                self._log.info("context: too long for the provider")
                 continue
-            parts.context.record(self.conversation, completion.usage)
+            self._context.record(self.conversation, completion.usage)
             return completion
         raise AssertionError("unreachable")
 
-    async def _act(self, completion: Completion) -> RunEnd | None:
-        """Runs the calls of a turn and appends one tool message for each, pictures after all of them."""
+    async def _run_tools(self, completion: Completion) -> RunEnd | None:
+        """Run the calls of a turn, and append one tool message for each and images after them."""
         calls = completion.message.tool_calls
-        self._ends.acted()
+        self._ends.reset_nudges()
         gone: EnvironmentGone | None = None
-        results: list[ToolResult] = []
         try:
             if completion.cut:
                 results = [ToolResult(CUT_RESULT, is_error=True) for _ in calls]
             else:
-                results = await self._parts.registry.execute(calls)
+                results = await self._registry.execute(calls)
         except EnvironmentGone as error:
             gone = error
             results = [ToolResult(f"the environment is gone: {error}", is_error=True) for _ in calls]
@@ -157,7 +187,7 @@ class AgentLoop:
             self._record(completion, [(call.id, "cancelled while it ran") for call in calls])
             raise
         observations = [
-            (call.id, self._parts.redact(result.text)) for call, result in zip(calls, results, strict=True)
+            (call.id, self._redact(result.text)) for call, result in zip(calls, results, strict=True)
         ]
         for call_id, text in observations:
             self.conversation.append(tool(call_id, text))
@@ -167,59 +197,60 @@ class AgentLoop:
         images = [image for result in results for image in result.images]
         if images:
             names = "picture" if len(images) == 1 else f"{len(images)} pictures"
-            self._append(user(f"The {names} from the tool results above, in their order.", images))
+            self._add(user(f"The {names} from the tool results above, in their order.", images))
         if completion.cut:
-            self._say(prompt("nudge_cut", limit=completion.usage.completion_tokens))
-        verdict = self._stall.look(calls, results)
+            self._add_user(prompt("nudge_cut", limit=completion.usage.completion_tokens))
+        verdict = self._stall.check(calls, results)
         if verdict is not None:
             if verdict.end:
                 return RunEnd(EndReason.STALLED, verdict.text.split(".")[0])
-            self._say(verdict.text)
-        self._warn()
+            self._add_user(verdict.text)
+        self._add_warnings()
         return None
 
-    def _refused(self, completion: Completion) -> RunEnd | None:
+    def _handle_refusal(self, completion: Completion) -> RunEnd | None:
+        """Ask once for other words after the content filter stopped an answer, then end the run."""
         for call in completion.message.tool_calls:
             self.conversation.append(tool(call.id, "not run: the answer was stopped by the content filter"))
         self._record(completion, [])
         if self._rephrased:
             return RunEnd(EndReason.REFUSED)
         self._rephrased = True
-        self._say(prompt("rephrase"))
+        self._add_user(prompt("rephrase"))
         return None
 
-    def _mend(self, error: HistoryRefused) -> RunEnd | None:
-        """The provider refuses the history: drops the last exchange, once, then gives up in its words."""
+    def _drop_last_exchange(self, error: HistoryRefused) -> RunEnd | None:
+        """Drop the last exchange of a history that the provider refuses, once per run."""
         messages = list(self.conversation)
         last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=None)
-        if self._mended or last is None:
+        if self._repaired or last is None:
             return RunEnd(EndReason.MODEL_ERROR, str(error))
-        self._mended = True
-        self._parts.log.warning("history refused, last exchange dropped: %s", error)
+        self._repaired = True
+        self._log.warning("history refused, last exchange dropped: %s", error)
         self.conversation = self.conversation.rewritten(messages[:last])
-        self._say(prompt("lost_turn"))
+        self._add_user(prompt("lost_turn"))
         return None
 
-    def _warn(self) -> None:
-        for text in self._budget.notices(self.steps, self._parts.client.spent.cost_usd):
-            self._say(text)
+    def _add_warnings(self) -> None:
+        for text in self._budget.warnings(self.steps, self._client.spent.cost_usd):
+            self._add_user(text)
 
-    def _say(self, text: str) -> None:
-        self._append(user(self._parts.redact(text)))
+    def _add_user(self, text: str) -> None:
+        self._add(user(self._redact(text)))
 
-    def _append(self, message: Message) -> None:
+    def _add(self, message: Message) -> None:
         self.conversation.append(message)
-        record = self._parts.recorder.system if message.role == "system" else self._parts.recorder.user
+        record = self._recorder.system if message.role == "system" else self._recorder.user
         record(message.content)
 
     def _record(self, completion: Completion, observations: list[tuple[str, str]]) -> None:
         effort = self._settings.reasoning_effort if self._settings.thinking else None
-        self._parts.recorder.agent(completion, observations, effort)
+        self._recorder.agent(completion, observations, effort)
 
-    def _log(self, completion: Completion) -> None:
-        usage: Usage = completion.usage
+    def _log_step(self, completion: Completion) -> None:
+        usage = completion.usage
         names = ", ".join(call.name for call in completion.message.tool_calls) or completion.finish_reason
-        self._parts.log.info(
+        self._log.info(
             "step %d: %s; %d prompt tokens (%d cached), %d out, $%.4f, %.1f s",
             self.steps,
             names,

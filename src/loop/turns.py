@@ -1,4 +1,4 @@
-"""What a turn without a tool call means: a claim to be done, or a premature stop that wants a nudge."""
+"""Turns without a tool call: the model claims to be done, or it stopped too early."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from enum import Enum, auto
 from src.llm.messages import Message
 from src.loop.prompts import prompt
 
-# An announcement at the very end of a turn ("Let me now run the tests.") is no result.
+# An announcement at the very end of a turn ("Let me now run the tests.") is not a result.
 _ANNOUNCES = re.compile(
     r"(?:^|[.!?:;]\s+|\n\s*)(?:(?:now|next|first|then|so|okay|ok|great)[,:]?\s+)*"
     r"(?:let me|let's|i will|i'll|i am going to|i'm going to|i need to|i should|we need to|we should)"
-    r"\b(?:[^.!?\n]|[.!?](?=\S))*[.:…!]*\s*$",  # a stop within a name, as in main.py, is no end
+    r"\b(?:[^.!?\n]|[.!?](?=\S))*[.:…!]*\s*$",  # a dot within a name, as in main.py, ends no sentence
     re.IGNORECASE,
 )
 
 
 class Turn(Enum):
-    """The kinds of turn that call no tool."""
+    """The kinds of turns that call no tool."""
 
     SILENT = auto()
     NARRATED = auto()
@@ -26,7 +26,7 @@ class Turn(Enum):
 
 
 def classify(message: Message) -> Turn:
-    """What an assistant message without tool calls is."""
+    """Return the kind of an assistant message without tool calls."""
     text = message.content.strip()
     if not text:
         return Turn.SILENT
@@ -34,11 +34,11 @@ def classify(message: Message) -> Turn:
 
 
 class EndPolicy:
-    """Answers turns without a tool call: nudges, then one verification, then the end.
+    """Decides what follows a turn without a tool call: a nudge, the verification, or the end.
 
-    The first claim to be done is answered with the verification prompt, which restates the task; the second
-    one ends the run. Silent and narrated turns get a nudge, at most `max_nudges` in a row; after that
-    they count as a claim.
+    The first claim to be done is followed by the verification prompt, which repeats the task. The
+    second one ends the run. Silent and narrated turns are followed by a nudge, but after
+    `max_nudges` in a row they count as a claim.
     """
 
     def __init__(self, instruction: str, max_nudges: int) -> None:
@@ -47,12 +47,12 @@ class EndPolicy:
         self._nudges = 0
         self.verified = False
 
-    def acted(self) -> None:
-        """A turn with tool calls: nudges start afresh."""
+    def reset_nudges(self) -> None:
+        """Start counting nudges again, after a turn with tool calls."""
         self._nudges = 0
 
-    def answer(self, message: Message) -> str | None:
-        """The text to go on with, or None where the run is done."""
+    def follow_up(self, message: Message) -> str | None:
+        """Return the next user message, or None if the run is done."""
         turn = classify(message)
         if turn is not Turn.CLAIMED_DONE and self._nudges < self._max_nudges:
             self._nudges += 1
@@ -63,8 +63,8 @@ class EndPolicy:
         self.verified = True
         return prompt("verify", instruction=self._instruction)
 
-    def cut(self, limit: int) -> str | None:
-        """The text after a turn that the output limit cut; None when the nudges are used up."""
+    def follow_up_cut(self, limit: int) -> str | None:
+        """Return the user message after a truncated turn, or None after too many of them."""
         if self._nudges >= self._max_nudges:
             return None
         self._nudges += 1

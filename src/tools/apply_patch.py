@@ -1,4 +1,4 @@
-"""apply_patch: several edits of several files, all of them or none."""
+"""apply_patch: edits several files, all of the patch or nothing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
-from src.tools.files import missing
+from src.tools.files import missing_error
 from src.tools.patch import Change, Outcome, Patch, PatchError, apply_patch, parse_patch
 from src.tools.patch.model import AddFile, Operation, UpdateFile
-from src.tools.rendering import shown_path
+from src.tools.rendering import printable_path
 from src.tools.workspace import WorkspaceError
 
 
@@ -44,12 +44,15 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
         return ToolResult("\n".join(lines))
 
     def _normalised(self, patch: Patch) -> Patch:
-        """The same patch with one name for each file. Raises ForbiddenPath before anything is read."""
+        """Return the patch with one name for each file.
+
+        Raise ForbiddenPath before any file is read.
+        """
 
         def normal(operation: Operation) -> Operation:
-            path = self.context.shown(operation.path)
+            path = self.context.relative_path(operation.path)
             if isinstance(operation, UpdateFile) and operation.move_to is not None:
-                return replace(operation, path=path, move_to=self.context.shown(operation.move_to))
+                return replace(operation, path=path, move_to=self.context.relative_path(operation.move_to))
             return replace(operation, path=path)
 
         return Patch(tuple(normal(operation) for operation in patch.operations))
@@ -57,26 +60,26 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
     async def _contents(self, patch: Patch) -> dict[str, bytes]:
         workspace = self.context.workspace
         contents: dict[str, bytes] = {}
-        made = _made(patch)
+        created = _created(patch)
         for operation in patch.operations:
             for path in _paths(operation):
                 entry = await workspace.stat(path)
                 if entry is None:
-                    if path not in made:
+                    if path not in created:
                         raise PatchError(
-                            f"patch line {operation.number}: {await missing(self.context, path)}"
+                            f"patch line {operation.number}: {await missing_error(self.context, path)}"
                         )
                     continue
                 if (entry.target_kind if entry.kind == "link" else entry.kind) != "file":
                     raise PatchError(
-                        f"patch line {operation.number}: {shown_path(path)} is not a regular file"
+                        f"patch line {operation.number}: {printable_path(path)} is not a regular file"
                     )
                 if path not in contents:
                     contents[path] = await workspace.read_bytes(path)
         return contents
 
     async def _write(self, outcome: Outcome) -> None:
-        """Writes first and removes last; after a failure puts back what was done."""
+        """Write first and remove last. After a failure, undo what was done."""
         done: list[Change] = []
         workspace = self.context.workspace
         ordered = sorted(outcome.changes, key=lambda change: change.after is None)
@@ -92,12 +95,15 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
                 else:
                     await workspace.write_bytes(change.path, change.after, mode=mode)
         except WorkspaceError as error:
-            left = await self._undo(done)
-            state = f"; could not put back {', '.join(left)}" if left else "; nothing was changed"
-            raise ToolError(f"{shown_path(done[-1].path)}: {error}{state}") from error
+            failed = await self._undo(done)
+            state = f"; could not restore {', '.join(failed)}" if failed else "; nothing was changed"
+            raise ToolError(f"{printable_path(done[-1].path)}: {error}{state}") from error
 
     async def _undo(self, done: Sequence[Change]) -> list[str]:
-        """Puts back all but the last of `done`, which did not happen; gives the paths where that failed."""
+        """Undo all changes but the last, which failed.
+
+        Return the paths that could not be restored.
+        """
         workspace = self.context.workspace
         failed: list[str] = []
         for change in reversed(done[:-1]):
@@ -107,7 +113,7 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
                 else:
                     await workspace.write_bytes(change.path, change.before)
             except WorkspaceError:
-                failed.append(shown_path(change.path))
+                failed.append(printable_path(change.path))
         return failed
 
 
@@ -116,7 +122,7 @@ def _paths(operation: Operation) -> list[str]:
     return [operation.path] if target is None else [operation.path, target]
 
 
-def _made(patch: Patch) -> set[str]:
-    """Paths that the patch itself brings about."""
-    made = {op.move_to for op in patch.operations if isinstance(op, UpdateFile) and op.move_to is not None}
-    return made | {op.path for op in patch.operations if isinstance(op, AddFile)}
+def _created(patch: Patch) -> set[str]:
+    """Return the paths that the patch itself creates."""
+    created = {op.move_to for op in patch.operations if isinstance(op, UpdateFile) and op.move_to is not None}
+    return created | {op.path for op in patch.operations if isinstance(op, AddFile)}

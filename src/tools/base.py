@@ -1,28 +1,29 @@
-"""What a tool is: a name, a description, a pydantic model of its arguments and an async function."""
+"""The tool interface: a name, a description, a model of the arguments and an async method."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-if TYPE_CHECKING:
-    from src.config import Settings
-    from src.context.tokens import TokenCounter
-    from src.llm.messages import Image
-    from src.tools.workspace import Workspace
+from src.config import Settings
+from src.llm.messages import Image
+from src.llm.usage import TokenCounter
+from src.tools.rendering import printable_path
+from src.tools.workspace import Workspace
 
-# What of a property's JSON schema is worth its tokens.
+# The parts of a property's JSON schema that are sent to the model.
 _KEPT = ("type", "enum", "description", "default", "items", "properties", "required")
 
 
 class Arguments(BaseModel):
-    """Base of every tool's arguments. Unknown keys are refused, so that the model learns of a wrong name.
+    """Base class of every tool's arguments.
 
-    `synonyms` are other names under which models send a parameter; the schema does not show them.
+    Unknown names are refused, so that the model learns of them.
+    `synonyms` maps other names that models use for a parameter. The schema does not contain them.
     """
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
@@ -31,10 +32,10 @@ class Arguments(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool gives back: text for the model (already bounded), and pictures for one with vision.
+    """The result of a tool call: text within the token budget, and images for a model with vision.
 
-    `is_error` marks an error that the model can mend; it is a result like any other, never an exception.
-    `waited` marks a call that only passed time (polling a job that printed nothing), for the stall watch.
+    `is_error` marks an error that the model can correct. `waited` marks a call that only passed
+    time, such as polling a job that printed nothing; the stall watch counts these.
     """
 
     text: str
@@ -44,12 +45,12 @@ class ToolResult:
 
 
 class ToolError(Exception):
-    """Raised inside a tool for a mistake that the model can mend; the registry makes it a ToolResult."""
+    """A mistake that the model can correct. The registry turns it into a ToolResult."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolContext:
-    """What every tool may use."""
+    """The objects that every tool can use."""
 
     workspace: Workspace
     settings: Settings
@@ -57,21 +58,28 @@ class ToolContext:
 
     @property
     def budget(self) -> int:
-        """Tokens that one result may have."""
+        """Tokens of one result, at most."""
         return self.settings.tool_output_tokens
 
-    def shown(self, path: str) -> str:
-        """A path as results name it: relative to the working directory where it lies below, else absolute."""
+    def relative_path(self, path: str) -> str:
+        """Return the path relative to the working directory, or an absolute one outside of it."""
         absolute = self.workspace.resolve(path)
         root = self.workspace.facts.cwd.rstrip("/") + "/"
         return absolute.removeprefix(root) if absolute.startswith(root) and root != "/" else absolute
+
+    def display_path(self, path: str) -> str:
+        """Return the relative path on one line, with special characters escaped."""
+        return printable_path(self.relative_path(path))
 
 
 A = TypeVar("A", bound=Arguments)
 
 
 class Tool(ABC, Generic[A]):
-    """One tool. `read_only` ones may run side by side; the rest run in the order the model gave."""
+    """One tool.
+
+    Calls of `read_only` tools may run concurrently, others run in the model's order.
+    """
 
     name: ClassVar[str]
     description: ClassVar[str]
@@ -83,14 +91,14 @@ class Tool(ABC, Generic[A]):
 
     @abstractmethod
     async def run(self, arguments: A) -> ToolResult:
-        """Does the work. Raises ToolError for a mistake that the model can mend."""
+        """Run the tool. Raise ToolError for a mistake that the model can correct."""
 
     def describe(self) -> str:
-        """The description that the model sees; tools with limits from the settings fill them in."""
+        """Return the description for the model. Override it to insert limits from the settings."""
         return self.description
 
     def schema(self) -> dict[str, Any]:
-        """The tool as the API's `tools` array wants it, without titles and references; always the same."""
+        """Return the tool's entry in the API's `tools` array. It is the same in every call."""
         return {
             "type": "function",
             "function": {
@@ -102,7 +110,7 @@ class Tool(ABC, Generic[A]):
 
 
 def flat_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's JSON schema with references resolved, nullable unions made plain, and noise left out."""
+    """Return a model's JSON schema without references, nullable unions and titles."""
     schema = model.model_json_schema()
     return _flat(schema, schema.get("$defs", {}))
 

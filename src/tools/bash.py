@@ -1,4 +1,4 @@
-"""bash: the command tool of the minimal preset, with the one parameter it has in training."""
+"""bash: the command tool of the minimal preset, in the form that models know."""
 
 from __future__ import annotations
 

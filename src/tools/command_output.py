@@ -1,4 +1,4 @@
-"""A finished command as the model sees it: what it printed, then how it ended."""
+"""Rendering a finished command for the model: its output, then its exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STEPS_SEC = (10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 
 def command_result(context: ToolContext, result: CommandResult, timeout_advice: str) -> ToolResult:
-    """Output within the budget, and one line with exit code and duration (or the limit that was hit)."""
+    """Return the output within the budget, and a line with exit code and duration, or the limit."""
     last_line = f"[{_ending(result, timeout_advice)}]"
     output = output_text(
         context,
@@ -27,7 +27,7 @@ def command_result(context: ToolContext, result: CommandResult, timeout_advice: 
 
 
 def output_text(context: ToolContext, head: bytes, tail: bytes, *, lost: int, path: str, budget: int) -> str:
-    """What was printed, readable, in at most `budget` tokens; empty output is said plainly."""
+    """Return readable output in at most `budget` tokens, or `(no output)` if there is none."""
     lost = max(0, lost)
     if lost:
         head, tail = _whole_characters(head, tail)
@@ -45,14 +45,13 @@ def _ending(result: CommandResult, timeout_advice: str) -> str:
     if result.overflowed:
         return "stopped: it printed too much; send the output to a file or a filter"
     if result.exit_code is None:
-        return "exit code unknown: what ran the command died"
-    if result.signal_name:
-        return f"exit code {result.exit_code} (killed by {result.signal_name}){took(result.duration_sec)}"
-    return f"exit code {result.exit_code}{took(result.duration_sec)}"
+        return "exit code unknown: the process that ran the command died"
+    signal = f" (killed by {result.signal_name})" if result.signal_name else ""
+    return f"exit code {result.exit_code}{signal}{duration_text(result.duration_sec)}"
 
 
-def took(seconds: float) -> str:
-    """How long it took, in steps so coarse that the same run says the same again; nothing under ten seconds.
+def duration_text(seconds: float) -> str:
+    """Return the duration in coarse steps, or an empty string below ten seconds.
 
     A replay matches requests byte for byte, and no two runs take the same tenth of a second.
     """
@@ -61,7 +60,7 @@ def took(seconds: float) -> str:
 
 
 def _whole_characters(head: bytes, tail: bytes) -> tuple[bytes, bytes]:
-    """Without the parts of a UTF-8 character that the cut between head and tail left behind."""
+    """Return head and tail without parts of UTF-8 characters at the cut between them."""
     for length in range(1, min(4, len(head)) + 1):
         byte = head[-length]
         if byte >= 0xC0:

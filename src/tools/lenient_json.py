@@ -1,6 +1,6 @@
-"""A reader for what is almost JSON: Python's literals and quotes, trailing commas, raw line breaks.
+"""A reader of almost-JSON: Python's literals and quotes, trailing commas, raw line breaks.
 
-It accepts only what has one reading. Anything cut off or ambiguous raises LenientError with the place.
+It accepts only text with one possible meaning. Truncated or ambiguous text raises LenientError.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ _HEX = {"x": 2, "u": 4, "U": 8}
 
 
 class LenientError(ValueError):
-    """What is wrong and where, for the model."""
+    """The text is not readable. The message names the error and its position for the model."""
 
 
 def parse_lenient(text: str) -> Any:
-    """The one value in `text`. Stray closing brackets behind it are ignored, anything else is an error."""
+    """Return the value in `text`.
+
+    Extra closing brackets after it are ignored, other text is an error.
+    """
     reader = _Reader(text)
     value = reader.value(0)
     rest = text[reader.at :].strip().rstrip("]}").strip()
@@ -147,7 +150,7 @@ class _Reader:
             if re.fullmatch(rf"[0-9A-Fa-f]{{{_HEX[char]}}}", digits) and int(digits, 16) < 0x110000:
                 self.at += len(digits)
                 return chr(int(digits, 16))
-        # An escape that no one defines (a regular expression's \d) means both of its characters.
+        # An undefined escape, such as a regular expression's \d, stands for both of its characters.
         return _ESCAPES.get(char) or (char if char in "\"'\\/" else "" if char == "\n" else "\\" + char)
 
 

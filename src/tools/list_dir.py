@@ -1,4 +1,4 @@
-"""list_dir: what is in a folder, down to some levels."""
+"""list_dir: lists a folder down to some levels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
-from src.tools.files import missing
-from src.tools.listing import fitting
-from src.tools.rendering import shown_path
+from src.tools.files import missing_error
+from src.tools.rendering import fit_lines, printable_path
 from src.tools.workspace import DirEntry
 
 MAX_DEPTH = 10
@@ -39,24 +38,20 @@ class ListDir(Tool[ListDirArguments]):
         absolute = workspace.resolve(arguments.dir_path)
         entry = await workspace.stat(arguments.dir_path)
         if entry is None:
-            raise ToolError(await missing(self.context, arguments.dir_path))
+            raise ToolError(await missing_error(self.context, arguments.dir_path))
         if "dir" not in (entry.kind, entry.target_kind):
-            raise ToolError(
-                f"{shown_path(self.context.shown(arguments.dir_path))} is no folder; use read_file"
-            )
+            raise ToolError(f"{self.context.display_path(arguments.dir_path)} is not a folder; use read_file")
         depth = max(1, min(arguments.depth, MAX_DEPTH))
         entries = await workspace.list_dir(arguments.dir_path, depth=depth)
         entries.sort(key=lambda entry: entry.path.split("/"))
         first = max(1, arguments.offset)
         limit = min(arguments.limit if arguments.limit > 0 else 50, MAX_ENTRIES)
         if entries and first > len(entries):
-            raise ToolError(
-                f"the folder has only {len(entries):,} entries, offset {first:,} is behind its end"
-            )
+            raise ToolError(f"the folder has only {len(entries):,} entries, offset {first:,} is past its end")
         chosen = entries[first - 1 : first - 1 + limit]
-        header = f"Absolute path: {shown_path(absolute)}"
+        header = f"Absolute path: {printable_path(absolute)}"
         room = max(1, self.context.budget - _FOOTER_TOKENS)
-        text, lines = fitting([header, *map(_line, chosen)], room, self.context.counter)
+        text, lines = fit_lines([header, *map(_line, chosen)], room, self.context.counter)
         count = lines - 1
         last = first + count - 1
         if not entries:
@@ -69,4 +64,4 @@ class ListDir(Tool[ListDirArguments]):
 
 def _line(entry: DirEntry) -> str:
     *parents, name = entry.path.split("/")
-    return f"{'  ' * len(parents)}{shown_path(name)}{_MARKS[entry.kind]}"
+    return f"{'  ' * len(parents)}{printable_path(name)}{_MARKS[entry.kind]}"

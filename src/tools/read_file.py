@@ -1,4 +1,4 @@
-"""read_file: numbered lines of a text file."""
+"""read_file: reads numbered lines of a text file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
 from src.tools.files import existing_file, file_size, is_binary
-from src.tools.rendering import plain_line, shown_path
+from src.tools.rendering import printable_line
 from src.tools.scripts import script
 
 MAX_LINES = 2_000
 MAX_LINE_CHARS = 500
-_WHOLE_BYTES = 1 << 20  # files up to this size are fetched whole, larger ones by their lines
+_WHOLE_BYTES = 1 << 20  # larger files are read line by line in the container
 _SNIFF_BYTES = 8_192
 _FOOTER_TOKENS = 80
 
@@ -30,7 +30,10 @@ class ReadFileArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
-    """Lines without their line feeds, from `first` on; the file has `total`. `ends_open`: no last one."""
+    """Lines without their line feeds, from `first` on, of a file with `total` lines.
+
+    `ends_open` means that the file's last line has no line feed.
+    """
 
     lines: list[bytes]
     first: int
@@ -53,16 +56,16 @@ class ReadFile(Tool[ReadFileArguments]):
     async def run(self, arguments: ReadFileArguments) -> ToolResult:
         path = arguments.file_path
         size = file_size(await existing_file(self.context, path))
-        shown = shown_path(self.context.shown(path))
+        name = self.context.display_path(path)
         wanted = _WHOLE_BYTES if size <= _WHOLE_BYTES else _SNIFF_BYTES
         start = await self.context.workspace.read_bytes(path, limit=wanted)
         if is_binary(start[:_SNIFF_BYTES]):
             raise ToolError(
-                f"{shown} is a binary file ({max(size, len(start)):,} bytes); view_image shows pictures, for "
+                f"{name} is a binary file ({max(size, len(start)):,} bytes); view_image shows pictures, for "
                 "others use programs such as file, strings or od"
             )
         if not start and size == 0:
-            return ToolResult(f"({shown} is empty)")
+            return ToolResult(f"({name} is empty)")
         first, limit = max(1, arguments.offset), arguments.limit if arguments.limit > 0 else MAX_LINES
         limit = min(limit, MAX_LINES)
         if size <= _WHOLE_BYTES:
@@ -70,7 +73,7 @@ class ReadFile(Tool[ReadFileArguments]):
         else:
             excerpt = await self._fetch(path, first, limit)
         if first > excerpt.total:
-            raise ToolError(f"{shown} has only {excerpt.total:,} lines, offset {first:,} is behind its end")
+            raise ToolError(f"{name} has only {excerpt.total:,} lines, offset {first:,} is past its end")
         return ToolResult(self._rendered(excerpt))
 
     async def _fetch(self, path: str, first: int, limit: int) -> _Excerpt:
@@ -86,7 +89,7 @@ class ReadFile(Tool[ReadFileArguments]):
             line.endswith(b"\r") for line in excerpt.lines[:-1] or excerpt.lines
         )
         plain = [line.removesuffix(b"\r") if crlf else line for line in excerpt.lines]
-        lines = [f"L{number}: {_shown(line)}" for number, line in enumerate(plain, excerpt.first)]
+        lines = [f"L{number}: {_display(line)}" for number, line in enumerate(plain, excerpt.first)]
         text = "\n".join(lines)
         counter, room = self.context.counter, max(1, self.context.budget - _FOOTER_TOKENS)
         count = len(lines)
@@ -114,8 +117,8 @@ def _from_bytes(data: bytes, first: int, limit: int) -> _Excerpt:
     return _Excerpt(lines[first - 1 : first - 1 + limit], first, len(lines), ends_open)
 
 
-def _shown(line: bytes) -> str:
-    text = plain_line(line.decode("utf-8", "surrogateescape"))
+def _display(line: bytes) -> str:
+    text = printable_line(line.decode("utf-8", "surrogateescape"))
     if len(text) <= MAX_LINE_CHARS:
         return text
     return f"{text[:MAX_LINE_CHARS]}… (line cut, {len(line):,} bytes or more)"

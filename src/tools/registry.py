@@ -1,16 +1,19 @@
-"""All tools of a preset, and the one way to run what the model asks for."""
+"""The tools of a preset, and the one way to run the calls of a model."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.config import Settings
 from src.llm.messages import ToolCall, canonical_json
+from src.llm.usage import TokenCounter
 from src.tools.apply_patch import ApplyPatch
+from src.tools.arguments import parameters, validated
 from src.tools.base import Tool, ToolContext, ToolError, ToolResult
 from src.tools.bash import Bash
 from src.tools.grep_files import GrepFiles
@@ -21,16 +24,12 @@ from src.tools.search_files import SearchFiles
 from src.tools.shell_command import ShellCommand
 from src.tools.shell_job import ShellJob
 from src.tools.str_replace_editor import StrReplaceEditor
-from src.tools.update_plan import PlanStep, UpdatePlan
-from src.tools.validation import parameters, validated
+from src.tools.update_plan import UpdatePlan
 from src.tools.view_image import ViewImage
 from src.tools.workspace import EnvironmentGone, Workspace, WorkspaceError
 from src.tools.write_file import WriteFile
 
-if TYPE_CHECKING:
-    from src.context.tokens import TokenCounter
-
-# The order of each is the order of the schemas, which the provider's prefix cache depends on.
+# The order of the tools is that of the schemas, on which the provider's prefix cache depends.
 PRESETS: dict[str, tuple[type[Tool[Any]], ...]] = {
     "baseagent": (
         ShellCommand,
@@ -46,13 +45,13 @@ PRESETS: dict[str, tuple[type[Tool[Any]], ...]] = {
     ),
     "minimal": (Bash, StrReplaceEditor),
 }
-SIDE_BY_SIDE = 8  # read-only calls at once
+MAX_CONCURRENT = 8  # read-only calls
 
 _log = logging.getLogger(__name__)
 
 
 class HarborToolRegistry:
-    """The tools that a model is offered. `execute` answers every call, whatever becomes of it."""
+    """The tools that a model is offered. `execute` answers every call."""
 
     def __init__(
         self,
@@ -69,71 +68,63 @@ class HarborToolRegistry:
         self.schemas: tuple[dict[str, Any], ...] = tuple(tool.schema() for tool in self._tools.values())
         self.schemas_wire: bytes = canonical_json(self.schemas)
 
-    @property
-    def plan(self) -> tuple[PlanStep, ...]:
-        """The plan as the model last gave it; empty before, and in a preset without update_plan."""
-        tool = self._tools.get(UpdatePlan.name)
-        return tool.steps if isinstance(tool, UpdatePlan) else ()
-
-    def is_read_only(self, name: str) -> bool:
-        """Whether calls of this tool may run side by side; False for an unknown one."""
-        tool = self._find(name)
-        return tool is not None and tool.read_only
-
     async def execute(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        """One result for each call, in their order. Read-only calls in a row run side by side.
+        """Return one result for each call, in their order.
 
-        Raises EnvironmentGone where the container is gone, and CancelledError; everything else is a result.
+        Consecutive read-only calls run concurrently.
+
+        Raises:
+            EnvironmentGone: The container is gone. Every other error is a result.
         """
         results: list[ToolResult] = []
         at = 0
         while at < len(calls):
             stop = at + 1
-            if self.is_read_only(calls[at].name):
-                while stop < min(len(calls), at + SIDE_BY_SIDE) and self.is_read_only(calls[stop].name):
+            if self._is_read_only(calls[at]):
+                while stop < min(len(calls), at + MAX_CONCURRENT) and self._is_read_only(calls[stop]):
                     stop += 1
-            results += await self._together(calls[at:stop])
+            if stop == at + 1:
+                results.append(await self._execute_one(calls[at]))
+            else:
+                results += await self._execute_concurrently(calls[at:stop])
             at = stop
         return results
 
-    async def _together(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
-        if len(calls) == 1:
-            return [await self._answer(calls[0])]
+    async def _execute_concurrently(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._answer(call)) for call in calls]
+                tasks = [group.create_task(self._execute_one(call)) for call in calls]
         except* EnvironmentGone as gone:
             raise gone.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _answer(self, call: ToolCall) -> ToolResult:
-        return self._bounded(await self._result(call))
-
-    async def _result(self, call: ToolCall) -> ToolResult:
+    async def _execute_one(self, call: ToolCall) -> ToolResult:
         tool = self._find(call.name)
-        if tool is None:
-            return _error(self._unknown(call.name[:100]))
-        if call.problem is not None:
-            return _error(f"{tool.name} was not run: {call.problem}. {parameters(tool.arguments)}")
         try:
-            return await tool.run(validated(tool.arguments, tool.name, call.arguments))
+            if tool is None:
+                raise ToolError(self._unknown(call.name[:100]))
+            if call.problem is not None:
+                raise ToolError(f"{tool.name} was not run: {call.problem}. {parameters(tool.arguments)}")
+            result = await tool.run(validated(tool.arguments, tool.name, call.arguments))
         except EnvironmentGone:
             raise
         except (ToolError, WorkspaceError) as error:
-            return _error(str(error))
+            result = _error(str(error))
         except Exception as error:
-            self._log.exception("%s failed", tool.name)
+            self._log.exception("%s failed", call.name)
             line = str(error).strip().split("\n")[0][:300]
-            return _error(f"{tool.name} failed inside ({type(error).__name__}: {line}); try another way")
-
-    def _bounded(self, result: ToolResult) -> ToolResult:
+            result = _error(
+                f"{call.name} failed internally ({type(error).__name__}: {line}); try another way"
+            )
         text = fit(result.text, "", self._context.budget, self._context.counter)
-        if text == result.text:
-            return result
-        return ToolResult(text, result.is_error, result.images, result.waited)
+        return result if text == result.text else replace(result, text=text)
+
+    def _is_read_only(self, call: ToolCall) -> bool:
+        tool = self._find(call.name)
+        return tool is not None and tool.read_only
 
     def _find(self, name: str) -> Tool[Any] | None:
-        """The tool of that name; `functions.name` and stray spaces are forgiven."""
+        """Return the tool of that name. A prefix such as `functions.` and spaces are ignored."""
         return self._tools.get(name) or self._tools.get(name.strip().rpartition(".")[2])
 
     def _unknown(self, name: str) -> str:

@@ -1,14 +1,13 @@
-"""What a program printed, as text that a model can read, within a budget of tokens. Pure functions."""
+"""Rendering output as text that a model can read, within a budget of tokens. Pure functions."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from src.context.tokens import TokenCounter
+from src.llm.usage import TokenCounter
 
-# ECMA-48: CSI sequences, OSC/DCS/APC strings up to their terminator, charset choices, two-character escapes.
+# ECMA-48: CSI sequences, OSC/DCS/APC strings with their terminator, charset selection,
+# two-character escapes.
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?"
@@ -19,16 +18,16 @@ _NULS = re.compile("\0+")
 _CONTROLS = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BLANKED = "␀"
 
-HEAD_SHARE = 0.4  # of the budget: errors stand at the end more often than at the start
-_NEAR_LINE_END = 200  # characters; a cut moves to a line end that is this near
-_CHARS_PER_TOKEN = 24  # characters of text looked at for each token of budget
+HEAD_SHARE = 0.4  # of the budget; errors are more often at the end than at the start
+_NEAR_LINE_END = 200  # characters; a cut moves to a line end within this distance
+_CHARS_PER_TOKEN = 24  # characters that are considered for each token of budget
 
 
 def readable(data: bytes) -> str:
-    """Text without escape codes, NULs and other control characters.
+    """Return text without escape codes, NULs and other control characters.
 
-    Bytes that are no UTF-8 show as `\\xNN`, a run of NULs as one `␀`; of a line that carriage returns wrote
-    over again only the last state is kept; backspaces take their character with them.
+    Invalid UTF-8 becomes `\\xNN`, a run of NULs one `␀`. Of a line that was overwritten after
+    carriage returns, only the last state is kept. Backspaces delete the character before them.
     """
     text = data.decode("utf-8", errors="backslashreplace")
     if "\x1b" in text:
@@ -40,16 +39,16 @@ def readable(data: bytes) -> str:
     return _CONTROLS.sub("", _NULS.sub(_BLANKED, text))
 
 
-def plain_line(text: str) -> str:
-    """One line for display: control characters (but tabs) and bytes that are no UTF-8 as `\\xNN`."""
+def printable_line(text: str) -> str:
+    """Return the line with control characters (except tabs) and invalid UTF-8 as `\\xNN`."""
     if text.isprintable():
         return text
-    return "".join(c if _plain(c) else _shown(c) for c in text)
+    return "".join(c if _is_printable(c) else _escaped(c) for c in text)
 
 
-def shown_path(path: str) -> str:
-    """A path on one line: line breaks, control characters and bytes that are no UTF-8 are escaped."""
-    return plain_line(path).replace("\t", "\\t")
+def printable_path(path: str) -> str:
+    """Return the path on one line, with control characters and invalid UTF-8 escaped."""
+    return printable_line(path).replace("\t", "\\t")
 
 
 def fit(
@@ -61,11 +60,17 @@ def fit(
     lost_bytes: int = 0,
     full_text: str | None = None,
 ) -> str:
-    """`head + tail` in at most `budget` tokens: whole where it fits, else its start and end.
+    """Return `head + tail` in at most `budget` tokens, without its middle if it is too long.
 
-    `lost_bytes` were left out between the two already, before they came here. One line then stands for what
-    is missing, and names `full_text`, the file in the container with all of it. Before it stands a prefix of
-    `head` (of `head + tail` where nothing was lost), behind it a suffix likewise.
+    One line replaces the middle. It names the amount that was left out.
+
+    Args:
+        head: The start of the text, or all of it.
+        tail: The end of the text, if bytes are missing before it.
+        budget: Tokens of the result, at most.
+        counter: Counts tokens.
+        lost_bytes: Bytes that are already missing between head and tail.
+        full_text: A file in the container with the whole text, which the line names.
     """
     whole = head + tail
     if lost_bytes == 0:
@@ -90,8 +95,17 @@ def fit(
     return counter.head(_note(lost_bytes, None, None, full_text), budget)
 
 
+def fit_lines(lines: list[str], budget: int, counter: TokenCounter) -> tuple[str, int]:
+    """Return as many of the first lines as the budget allows, at least one, and their number."""
+    text = "\n".join(lines)
+    if counter.count(text) > budget:
+        lines = lines[: max(1, counter.head(text, max(0, budget)).count("\n"))]
+        text = "\n".join(lines)
+    return text, len(lines)
+
+
 def _fits(text: str, budget: int, counter: TokenCounter) -> bool:
-    # No token is shorter than a byte, and hardly any text has tokens this long: do not count what cannot fit.
+    # Hardly any text has tokens this long, so text that cannot fit is not counted.
     if len(text) > budget * 4 * _CHARS_PER_TOKEN:
         return False
     return counter.count(text) <= budget
@@ -154,12 +168,12 @@ def _last_state(line: str) -> str:
     return next((state for state in reversed(line.split("\r")) if state.strip()), "")
 
 
-def _plain(char: str) -> bool:
+def _is_printable(char: str) -> bool:
     return char == "\t" or char.isprintable() or (char >= "\xa0" and char.isspace())
 
 
-def _shown(char: str) -> str:
+def _escaped(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as surrogateescape keeps it
+    if 0xDC80 <= code <= 0xDCFF:  # a surrogate-escaped byte
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

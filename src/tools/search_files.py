@@ -1,4 +1,4 @@
-"""search_files: the lines that match."""
+"""search_files: shows the matching lines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolResult
-from src.tools.listing import fitting, literal_note
-from src.tools.rendering import plain_line, shown_path
-from src.tools.search import Search
+from src.tools.rendering import fit_lines, printable_line
+from src.tools.search import search_lines
 
 MAX_MATCHES = 200
 MAX_LINE_CHARS = 300
@@ -36,23 +35,24 @@ class SearchFiles(Tool[SearchFilesArguments]):
     arguments = SearchFilesArguments
 
     async def run(self, arguments: SearchFilesArguments) -> ToolResult:
-        search = Search(self.context.workspace)
-        found = await search.lines(arguments.pattern, arguments.path or ".", limit=MAX_MATCHES)
-        note = literal_note(found.literal)
-        if not found.hits:
-            return ToolResult(f"no matches{note}")
+        context = self.context
+        result = await search_lines(
+            context.workspace, arguments.pattern, arguments.path or ".", limit=MAX_MATCHES
+        )
+        if not result.hits:
+            return ToolResult(f"no matches; {result.program}")
         lines = [
-            f"{shown_path(self.context.shown(hit.path))}:{number}: {_text(text)}"
-            for hit in found.hits
+            f"{context.display_path(hit.path)}:{number}: {_display(text)}"
+            for hit in result.hits
             for number, text in hit.lines
         ]
-        text, count = fitting(lines, self.context.budget - _FOOTER_TOKENS, self.context.counter)
-        more = found.more or count < len(lines)
+        text, count = fit_lines(lines, context.budget - _FOOTER_TOKENS, context.counter)
+        more = result.more or count < len(lines)
         noun = "match" if count == 1 else "matches"
         total = f"the first {count} {noun}; there are more, narrow the search" if more else f"{count} {noun}"
-        return ToolResult(f"{text}\n[{total}{note}]")
+        return ToolResult(f"{text}\n[{total}; {result.program}]")
 
 
-def _text(line: bytes) -> str:
-    text = plain_line(line.removesuffix(b"\r").decode("utf-8", "replace"))
+def _display(line: bytes) -> str:
+    text = printable_line(line.removesuffix(b"\r").decode("utf-8", "replace"))
     return text if len(text) <= MAX_LINE_CHARS else text[:MAX_LINE_CHARS] + "…"

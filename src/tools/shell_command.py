@@ -1,4 +1,4 @@
-"""shell_command: runs a command and shows what it printed and how it ended."""
+"""shell_command: runs a command and returns its output and exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from src.tools.command_output import command_result
 
 
 def as_command_line(value: Any) -> Any:
-    """A command line for an argument list, which some models send (`["bash", "-lc", "..."]`)."""
+    """Return a command line for an argument list, such as `["bash", "-lc", "..."]`."""
     parts = cast("list[str]", value)
     if not isinstance(value, list) or not all(isinstance(part, str) for part in cast("list[Any]", value)):
         return cast("Any", value)

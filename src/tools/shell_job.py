@@ -1,4 +1,4 @@
-"""shell_job: commands that run on in the background, to be polled, fed and stopped."""
+"""shell_job: starts, polls, feeds and stops commands in the background."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
-from src.tools.command_output import output_text, took
+from src.tools.command_output import duration_text, output_text
 from src.tools.workspace import JobStatus
 
 MAX_WAIT_SEC = 60.0
@@ -54,13 +54,13 @@ class ShellJob(Tool[ShellJobArguments]):
                     raise ToolError("start needs a command")
                 job_id = await workspace.start_job(arguments.command, cwd=arguments.workdir or None)
                 wait = START_WAIT_SEC if arguments.wait_sec is None else arguments.wait_sec
-                status = await workspace.poll_job(job_id, wait_sec=_clipped(wait))
-                return self._shown(status)
+                status = await workspace.poll_job(job_id, wait_sec=_bounded(wait))
+                return self._result(status)
             case "poll":
                 wait = POLL_WAIT_SEC if arguments.wait_sec is None else arguments.wait_sec
-                status = await workspace.poll_job(self._job(arguments), wait_sec=_clipped(wait))
+                status = await workspace.poll_job(self._job(arguments), wait_sec=_bounded(wait))
                 idle = status.state == "running" and not status.output and not status.skipped_bytes
-                return self._shown(status, waited=idle)
+                return self._result(status, waited=idle)
             case "feed":
                 if arguments.input is None and not arguments.close_stdin:
                     raise ToolError("feed needs input, or close_stdin")
@@ -68,11 +68,11 @@ class ShellJob(Tool[ShellJobArguments]):
                 data = (arguments.input or "").encode("utf-8", "replace")
                 await workspace.feed_job(job_id, data, close=arguments.close_stdin)
                 status = await workspace.poll_job(
-                    job_id, wait_sec=_clipped(arguments.wait_sec or START_WAIT_SEC)
+                    job_id, wait_sec=_bounded(arguments.wait_sec or START_WAIT_SEC)
                 )
-                return self._shown(status)
+                return self._result(status)
             case "stop":
-                return self._shown(await workspace.stop_job(self._job(arguments)))
+                return self._result(await workspace.stop_job(self._job(arguments)))
             case "list":
                 jobs = await workspace.list_jobs()
                 return ToolResult("\n".join(_line(job) for job in jobs) or "no jobs")
@@ -82,7 +82,7 @@ class ShellJob(Tool[ShellJobArguments]):
             raise ToolError(f"{arguments.action} needs a job_id (action list shows them)")
         return arguments.job_id
 
-    def _shown(self, status: JobStatus, *, waited: bool = False) -> ToolResult:
+    def _result(self, status: JobStatus, *, waited: bool = False) -> ToolResult:
         last_line = f"[{_line(status)}]"
         output = output_text(
             self.context,
@@ -95,7 +95,7 @@ class ShellJob(Tool[ShellJobArguments]):
         return ToolResult(f"{output}\n{last_line}", waited=waited)
 
 
-def _clipped(wait_sec: float) -> float:
+def _bounded(wait_sec: float) -> float:
     return max(0.0, min(wait_sec, MAX_WAIT_SEC)) if wait_sec == wait_sec else 0.0
 
 
@@ -103,5 +103,5 @@ def _line(status: JobStatus) -> str:
     command = " ".join(status.command.split())
     command = command if len(command) <= 80 else command[:79] + "…"
     state = {"exited": f"exited with code {status.exit_code}", "lost": "ended, exit code unknown"}
-    amounts = f"{status.total_bytes:,} bytes{took(status.elapsed_sec)}"
+    amounts = f"{status.total_bytes:,} bytes{duration_text(status.elapsed_sec)}"
     return f"job {status.job_id}: {state.get(status.state, status.state)}, {amounts}: {command}"

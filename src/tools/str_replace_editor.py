@@ -1,4 +1,4 @@
-"""str_replace_editor: the file tool of the minimal preset, with the parameters it has in training."""
+"""str_replace_editor: the file tool of the minimal preset, in the form that models know."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolContext, ToolError, ToolResult
-from src.tools.files import existing_file, is_binary, missing, size_words
-from src.tools.rendering import plain_line, shown_path
+from src.tools.files import existing_file, is_binary, missing_error, size_text
+from src.tools.rendering import printable_line, printable_path
 
 MAX_UNDO = 20
 _SNIPPET_LINES = 4
@@ -64,13 +64,13 @@ class StrReplaceEditor(Tool[EditorArguments]):
         workspace = self.context.workspace
         entry = await workspace.stat(arguments.path)
         if entry is None:
-            raise ToolError(await missing(self.context, arguments.path))
+            raise ToolError(await missing_error(self.context, arguments.path))
         if "dir" in (entry.kind, entry.target_kind):
             entries = await workspace.list_dir(arguments.path, depth=2)
             names = sorted(
                 e.path + ("/" if e.kind == "dir" else "") for e in entries if not e.path.startswith(".")
             )
-            return ToolResult("\n".join(map(shown_path, names)) or "(the directory is empty)")
+            return ToolResult("\n".join(map(printable_path, names)) or "(the directory is empty)")
         text = await self._text(arguments.path)
         lines = text.split("\n")
         if lines[-1] == "" and len(lines) > 1:
@@ -86,13 +86,13 @@ class StrReplaceEditor(Tool[EditorArguments]):
     async def _create(self, arguments: EditorArguments) -> ToolResult:
         if arguments.file_text is None:
             raise ToolError("create needs file_text")
-        shown = shown_path(self.context.shown(arguments.path))
+        name = self.context.display_path(arguments.path)
         if await self.context.workspace.stat(arguments.path) is not None:
-            raise ToolError(f"{shown} exists already; edit it with str_replace")
+            raise ToolError(f"{name} exists already; edit it with str_replace")
         data = arguments.file_text.encode("utf-8", "replace")
         await self.context.workspace.write_bytes(arguments.path, data)
         self._remember(arguments.path, None)
-        return ToolResult(f"created {shown} ({size_words(data)})")
+        return ToolResult(f"created {name} ({size_text(data)})")
 
     async def _replace(self, arguments: EditorArguments) -> ToolResult:
         if not arguments.old_str:
@@ -109,7 +109,7 @@ class StrReplaceEditor(Tool[EditorArguments]):
         if count > 1:
             places = [text[:at].count("\n") + 1 for at in _places(text, old)]
             listed = ", ".join(map(str, places[:10]))
-            raise ToolError(f"old_str stands {count} times in the file (lines {listed}); give more around it")
+            raise ToolError(f"old_str occurs {count} times in the file (lines {listed}); give more around it")
         at = text.index(old)
         after = text[:at] + new + text[at + len(old) :]
         return await self._edited(arguments.path, text, after, text[:at].count("\n") + 1, new.count("\n"))
@@ -136,9 +136,9 @@ class StrReplaceEditor(Tool[EditorArguments]):
 
     async def _undo(self, path: str) -> ToolResult:
         history = self._before.get(self.context.workspace.resolve(path))
-        shown = shown_path(self.context.shown(path))
+        name = self.context.display_path(path)
         if not history:
-            raise ToolError(f"no edit of {shown} to take back")
+            raise ToolError(f"no edit of {name} to undo")
         before = history[-1]
         if before is None:
             await self.context.workspace.remove(path)
@@ -146,14 +146,14 @@ class StrReplaceEditor(Tool[EditorArguments]):
             await self.context.workspace.write_bytes(path, before)
         history.pop()
         return ToolResult(
-            f"took back the last edit of {shown}" + ("; it is removed again" if before is None else "")
+            f"undid the last edit of {name}" + ("; the file is removed" if before is None else "")
         )
 
     async def _text(self, path: str) -> str:
         await existing_file(self.context, path)
         data = await self.context.workspace.read_bytes(path)
         if is_binary(data):
-            raise ToolError(f"{shown_path(path)} is a binary file ({len(data):,} bytes)")
+            raise ToolError(f"{printable_path(path)} is a binary file ({len(data):,} bytes)")
         return data.decode("utf-8", "surrogateescape")
 
     async def _edited(self, path: str, before: str, after: str, line: int, more: int) -> ToolResult:
@@ -164,7 +164,7 @@ class StrReplaceEditor(Tool[EditorArguments]):
             lines.pop()
         first, last = max(1, line - _SNIPPET_LINES), min(len(lines), line + more + _SNIPPET_LINES)
         snippet = self._numbered(lines, first, last) if after else "(the file is empty now)"
-        return ToolResult(f"edited {shown_path(self.context.shown(path))}; the place now:\n{snippet}")
+        return ToolResult(f"edited {self.context.display_path(path)}; the lines now:\n{snippet}")
 
     def _remember(self, path: str, before: bytes | None) -> None:
         history = self._before.setdefault(self.context.workspace.resolve(path), [])
@@ -172,9 +172,9 @@ class StrReplaceEditor(Tool[EditorArguments]):
         del history[:-MAX_UNDO]
 
     def _numbered(self, lines: list[str], first: int, last: int) -> str:
-        """Lines first to last as `cat -n` shows them, as many as the budget holds."""
+        """Return lines first to last in the form of `cat -n`, as many as the budget allows."""
         shown = [
-            f"{number:>6}\t{plain_line(line.removesuffix(chr(13)))[:_LINE_CHARS]}"
+            f"{number:>6}\t{printable_line(line.removesuffix(chr(13)))[:_LINE_CHARS]}"
             for number, line in enumerate(lines[first - 1 : last], first)
         ]
         text, counter = "\n".join(shown), self.context.counter

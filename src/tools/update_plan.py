@@ -1,4 +1,4 @@
-"""update_plan: the model's own list of steps."""
+"""update_plan: keeps the model's list of steps in the conversation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PlanStep(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _other_forms(cls, value: object) -> object:
-        """A bare string is a pending step; `step` is what some models call the description."""
+        """Accept a bare string as a pending step, and `step` as another name of the description."""
         if isinstance(value, str):
             return {"description": value}
         if isinstance(value, dict) and "step" in value and "description" not in value:
@@ -42,11 +42,10 @@ class UpdatePlan(Tool[UpdatePlanArguments]):
     name = "update_plan"
     description = "Replaces your plan of the task: its steps and how far each one is."
     arguments = UpdatePlanArguments
-    steps: tuple[PlanStep, ...] = ()
 
     async def run(self, arguments: UpdatePlanArguments) -> ToolResult:
-        self.steps = tuple(arguments.steps)
-        done = sum(step.status == "completed" for step in self.steps)
-        lines = [f"plan updated: {done} of {len(self.steps)} steps completed"]
-        lines += [f"{_MARKS[step.status]} {step.description}" for step in self.steps]
+        steps = arguments.steps
+        done = sum(step.status == "completed" for step in steps)
+        lines = [f"plan updated: {done} of {len(steps)} steps completed"]
+        lines += [f"{_MARKS[step.status]} {step.description}" for step in steps]
         return ToolResult("\n".join(lines))

@@ -1,10 +1,11 @@
-"""view_image: the picture itself for a model with vision, else what can be said of it in words."""
+"""view_image: shows an image to a model with vision, and describes its header to other models."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
@@ -12,14 +13,30 @@ from pydantic import Field
 from src.llm.messages import Image
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
 from src.tools.files import existing_file, file_size
-from src.tools.pictures import UnsupportedPixels, decode, describe, read_header
-from src.tools.rendering import shown_path
 
 MAX_SENT_BYTES = 8 << 20
-_MAX_READ_BYTES = 16 << 20
-_SENT_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-_HEADER_BYTES = 1 << 18
-_HELPERS = ("python3", "convert", "magick", "identify", "tesseract", "ffmpeg", "exiftool", "zbarimg")
+SENT_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+HEADER_BYTES = 1 << 20  # read for the header; JPEG metadata before the size can be long
+# Programs that can read images or convert them, in the order in which they are listed.
+PROGRAMS = (
+    "python3",
+    "magick",
+    "convert",
+    "identify",
+    "tesseract",
+    "zbarimg",
+    "exiftool",
+    "ffmpeg",
+    "gm",
+    "vips",
+    "pngtopnm",
+    "djpeg",
+    "dwebp",
+)
+_FIND_PROGRAMS = 'for program do command -v "$program" >/dev/null && echo "$program"; done; exit 0'
+# JPEG start-of-frame markers precede the size (ITU-T T.81, table B.1); C4, C8 and CC are other
+# markers.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class ViewImageArguments(Arguments):
@@ -37,41 +54,113 @@ class ViewImage(Tool[ViewImageArguments]):
     def describe(self) -> str:
         sees = self.context.settings.profile.vision
         return self.description.format(
-            how="you see it" if sees else "its size, main colours and a coarse sketch in characters"
+            how="you see it" if sees else "its format and size, and programs here that can read it"
         )
 
     async def run(self, arguments: ViewImageArguments) -> ToolResult:
-        workspace = self.context.workspace
         size = file_size(await existing_file(self.context, arguments.path))
-        shown = shown_path(self.context.shown(arguments.path))
-        whole = size <= _MAX_READ_BYTES
-        data = await workspace.read_bytes(arguments.path, limit=None if whole else _HEADER_BYTES)
+        name = self.context.display_path(arguments.path)
+        sees = self.context.settings.profile.vision
+        whole = sees and size <= MAX_SENT_BYTES
+        data = await self.context.workspace.read_bytes(arguments.path, limit=None if whole else HEADER_BYTES)
         header = read_header(data)
         if header is None:
             raise ToolError(
-                f"{shown} ({size:,} bytes) is no PNG, JPEG, GIF, WebP or BMP, or its header is damaged"
+                f"{name} ({size:,} bytes) is not a PNG, JPEG, GIF, WebP or BMP, or its header is damaged"
             )
         detail = f", {header.detail}" if header.detail else ""
-        facts = f"{shown}: {header.format}, {header.width} × {header.height} pixels{detail}, {size:,} bytes"
-        sees = self.context.settings.profile.vision
-        if sees and size <= MAX_SENT_BYTES and header.media_type in _SENT_TYPES:
+        facts = f"{name}: {header.format}, {header.width} × {header.height} pixels{detail}, {size:,} bytes"
+        if whole and header.media_type in SENT_TYPES:
             encoded = base64.b64encode(data).decode("ascii")
             return ToolResult(f"{facts}; the picture follows", images=(Image(header.media_type, encoded),))
-        lines = [facts]
-        try:
-            if not whole:
-                raise UnsupportedPixels("the file is too large")
-            # Plain Python needs its time for a large picture: not in the event loop.
-            lines.append(await asyncio.to_thread(lambda: describe(decode(data))))
-        except UnsupportedPixels as why:
-            lines.append(f"no sketch: {why}")
-        lines.append(f"[{self._advice(sees)}]")
-        return ToolResult("\n".join(lines))
-
-    def _advice(self, sees: bool) -> str:
-        there = [name for name in _HELPERS if name in self.context.workspace.facts.tools]
-        programs = ", ".join(there) if there else "none of the usual programs for pictures is there"
+        found = await self.context.workspace.query(_FIND_PROGRAMS, PROGRAMS)
+        programs = ", ".join(found.decode().split()) or "none of the usual programs for pictures is installed"
         if sees:
             limits = f"at most {MAX_SENT_BYTES:,} bytes of PNG, JPEG, GIF or WebP"
-            return f"not sent: {limits}; to convert: {programs}"
-        return f"you cannot see pictures; to look closer (pixels, text by OCR): {programs}"
+            return ToolResult(f"{facts}\n[not sent: {limits}; to convert it: {programs}]")
+        return ToolResult(f"{facts}\n[you cannot see pictures; to read its pixels or its text: {programs}]")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """The header of an image: width and height in pixels, `detail` such as colours."""
+
+    media_type: str
+    width: int
+    height: int
+    detail: str = ""
+
+    @property
+    def format(self) -> str:
+        return self.media_type.removeprefix("image/").upper()
+
+
+def read_header(data: bytes) -> ImageHeader | None:
+    """Return the header of a PNG, JPEG, GIF, WebP or BMP, or None for other or truncated data."""
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png(data)
+        if data.startswith(b"\xff\xd8\xff"):
+            return _jpeg(data)
+        if data[:6] in (b"GIF87a", b"GIF89a"):
+            width, height = struct.unpack_from("<HH", data, 6)
+            return ImageHeader("image/gif", width, height)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp(data)
+        if data[:2] == b"BM":
+            return _bmp(data)
+    except (struct.error, IndexError):
+        return None
+    return None
+
+
+def _png(data: bytes) -> ImageHeader:
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    kinds = {0: "greyscale", 2: "RGB", 3: "palette", 4: "greyscale with alpha", 6: "RGBA"}
+    return ImageHeader(
+        "image/png", width, height, f"{depth} bits, {kinds.get(colour, 'unknown colour type')}"
+    )
+
+
+def _jpeg(data: bytes) -> ImageHeader | None:
+    at = 2
+    while at + 9 <= len(data):
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+        elif marker in _JPEG_FRAMES:
+            height, width, components = struct.unpack_from(">HHB", data, at + 5)
+            kind = {1: "greyscale", 3: "colour", 4: "CMYK"}.get(components, "")
+            return ImageHeader(
+                "image/jpeg", width, height, kind + (", progressive" if marker == 0xC2 else "")
+            )
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return None
+
+
+def _webp(data: bytes) -> ImageHeader | None:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return ImageHeader("image/webp", width & 0x3FFF, height & 0x3FFF, "lossy")
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return ImageHeader("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, "lossless")
+    if kind == b"VP8X" and len(data) >= 30:
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        animated = ", animated" if data[20] & 2 else ""
+        return ImageHeader("image/webp", width, height, f"extended{animated}")
+    return None
+
+
+def _bmp(data: bytes) -> ImageHeader:
+    if struct.unpack_from("<I", data, 14)[0] == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+        return ImageHeader("image/bmp", width, height)
+    width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
+    return ImageHeader("image/bmp", abs(width), abs(height), f"{bits} bits")

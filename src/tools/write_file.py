@@ -1,4 +1,4 @@
-"""write_file: makes or replaces a file."""
+"""write_file: creates or replaces a file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
-from src.tools.files import size_words
-from src.tools.rendering import shown_path
+from src.tools.files import size_text
 
 
 class WriteFileArguments(Arguments):
@@ -28,13 +27,13 @@ class WriteFile(Tool[WriteFileArguments]):
 
     async def run(self, arguments: WriteFileArguments) -> ToolResult:
         workspace = self.context.workspace
-        shown = shown_path(self.context.shown(arguments.file_path))
+        name = self.context.display_path(arguments.file_path)
         entry = await workspace.stat(arguments.file_path)
         if entry is not None and "dir" in (entry.kind, entry.target_kind):
-            raise ToolError(f"{shown} is a folder; name a file in it")
+            raise ToolError(f"{name} is a folder; name a file in it")
         data = arguments.content.encode("utf-8", "replace")
         await workspace.write_bytes(arguments.file_path, data)
         if entry is None:
-            return ToolResult(f"created {shown} ({size_words(data)})")
+            return ToolResult(f"created {name} ({size_text(data)})")
         size = entry.target_size if entry.kind == "link" else entry.size
-        return ToolResult(f"replaced {shown} ({size_words(data)}; it had {size or 0:,} bytes)")
+        return ToolResult(f"replaced {name} ({size_text(data)}; it had {size or 0:,} bytes)")

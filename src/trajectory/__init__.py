@@ -1,8 +1,7 @@
-"""The record of a run: ATIF trajectory for programs, agent.log for people."""
+"""The records of a run: an ATIF trajectory for programs, agent.log for people."""
 
 from src.trajectory.atif import AgentInfo
 from src.trajectory.log import close_log, make_log
 from src.trajectory.recorder import TrajectoryRecorder
-from src.trajectory.redaction import Redactor
 
-__all__ = ["AgentInfo", "Redactor", "TrajectoryRecorder", "close_log", "make_log"]
+__all__ = ["AgentInfo", "TrajectoryRecorder", "close_log", "make_log"]

@@ -1,6 +1,7 @@
-"""ATIF v1.8, the trajectory format that Harbor reads (its models/trajectories is the reference).
+"""Models of ATIF v1.8, Harbor's trajectory format (docs/contract.md, Results).
 
-Only the parts that this agent writes. Unknown keys are refused there, absent values are left out.
+Only the parts that this agent writes are here. Harbor refuses unknown keys, and absent values are
+left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class AtifModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> str:
-        """JSON without absent values; lone surrogates, which UTF-8 cannot carry, become question marks."""
+        """Return JSON without absent values, with lone surrogates replaced by `?`."""
         text = json.dumps(self.model_dump(exclude_none=True), ensure_ascii=False)
         return text.encode("utf-8", errors="replace").decode("utf-8")
 
@@ -57,7 +58,7 @@ class Metrics(AtifModel):
 
 
 class Step(AtifModel):
-    """One step. Model, reasoning, calls and metrics belong to agent steps alone."""
+    """One step. Only agent steps have a model, reasoning, calls and metrics."""
 
     step_id: int
     timestamp: str

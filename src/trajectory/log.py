@@ -1,4 +1,4 @@
-"""`agent.log`: one line an event, for people. A logger of its own for each run, never a global one."""
+"""`agent.log`: one line per event, for people. Every run has a logger of its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 import time
 from pathlib import Path
 
-from src.trajectory.redaction import Redactor
+from src.text import Redactor
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats a whole record, traceback included, and then takes the secrets out."""
+    """Formats the whole record, including a traceback, and then redacts it."""
 
     converter = time.gmtime
 
@@ -23,9 +23,9 @@ class _RedactingFormatter(logging.Formatter):
 
 
 def make_log(logs_dir: Path | None, redact: Redactor) -> logging.Logger:
-    """A logger that writes `logs_dir/agent.log` and nothing to stdout, which belongs to the harness.
+    """Return a logger that writes `logs_dir/agent.log`, and nothing to stdout.
 
-    Without a folder, or where it cannot be written, the log goes nowhere: logging never ends a run.
+    Without a writable folder the records are discarded: logging must never end a run.
     """
     log = logging.Logger("capstan", level=logging.INFO)
     handler: logging.Handler = logging.NullHandler()

@@ -1,4 +1,4 @@
-"""Writes `trajectory.json` as the run goes: complete and valid after every step, replaced atomically."""
+"""Writes `trajectory.json` during the run: valid after every step, and replaced atomically."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.llm import Completion, Usage
+from src.text import Redactor
 from src.trajectory.atif import (
     SCHEMA_VERSION,
     AgentInfo,
@@ -23,16 +24,15 @@ from src.trajectory.atif import (
     Step,
     ToolCallRecord,
 )
-from src.trajectory.redaction import Redactor
 
 FILE_NAME = "trajectory.json"
 
 
 class TrajectoryRecorder:
-    """Collects steps and keeps the file on disk in step with them.
+    """Collects steps and writes them to disk.
 
-    A step is serialised once; a save joins what is there. Where the folder cannot be written the run goes
-    on without a trajectory, since a lost record must not lose a solved task.
+    Each step is serialised once, and a save joins the steps. If the folder cannot be written, the
+    run continues without a trajectory: a lost record must not lose a solved task.
     """
 
     def __init__(self, logs_dir: Path | None, agent: AgentInfo, session_id: str, redact: Redactor) -> None:
@@ -56,7 +56,7 @@ class TrajectoryRecorder:
         self._add(source="user", message=message, extra=extra)
 
     def compaction(self, kind: str, before: int, after: int, text: str) -> None:
-        """A rewrite of the history, in the form that ATIF's readers know for it."""
+        """Record a rewrite of the history, in the form that readers of ATIF expect."""
         management = {
             "type": "compaction",
             "boundary": "replace",
@@ -73,14 +73,14 @@ class TrajectoryRecorder:
         effort: str | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        """One model call with its tool calls and their results, as (call id, text)."""
+        """Record one model call with its tool calls and their results, given as (call id, text)."""
         message = completion.message
         calls = [
             ToolCallRecord(tool_call_id=c.id, function_name=c.name, arguments=json.loads(c.arguments))
             for c in message.tool_calls
         ]
         results = [ObservationResult(source_call_id=id_, content=text) for id_, text in observations]
-        self.spend(completion.usage, completion.cost_usd)
+        self.add_usage(completion.usage, completion.cost_usd)
         self._add(
             source="agent",
             message=message.content,
@@ -94,18 +94,14 @@ class TrajectoryRecorder:
             extra={"finish_reason": completion.finish_reason, **(extra or {})},
         )
 
-    def spend(self, usage: Usage, cost_usd: float) -> None:
-        """Counts a call in the totals; for calls that are no step of their own, such as a summary."""
+    def add_usage(self, usage: Usage, cost_usd: float) -> None:
+        """Add a call to the totals. Use it for calls that are not a step, such as a summary."""
         self._totals = self._totals + usage
         self._cost_usd += cost_usd
 
     def finish(self, **extra: Any) -> None:
-        """Facts about the whole run for the file's final metrics, such as how it ended."""
+        """Add facts about the whole run to the final metrics, such as its end reason."""
         self._extra.update(extra)
-
-    def document(self) -> str:
-        """The whole trajectory as JSON text."""
-        return self._document(self._steps, self._final())
 
     def _document(self, steps: Sequence[str], final: str) -> str:
         head = json.dumps({"schema_version": SCHEMA_VERSION, "session_id": self._session_id})[:-1]
@@ -125,29 +121,30 @@ class TrajectoryRecorder:
         return self._redact(metrics.to_json())
 
     def save_soon(self) -> None:
-        """Replaces the file with what is recorded so far, in a thread, while the run goes on.
+        """Write the file in a thread while the run continues.
 
-        One save at a time: what is recorded meanwhile is in the next one.
+        Only one save runs at a time. Steps recorded meanwhile are in the next one.
         """
         self._stale = True
         if self._saving is None or self._saving.done():
             self._saving = asyncio.create_task(self._save_while_stale())
 
     async def save(self) -> None:
-        """The same, and waits until it is on disk. Never raises for a disk that refuses."""
+        """Write the file and wait until it is on disk. Errors of the disk are ignored."""
         self.save_soon()
         assert self._saving is not None
         await self._saving
 
     def save_now(self) -> None:
-        """The same without a thread, for the end of a cancelled run."""
+        """Write the file without a thread, for the end of a cancelled run."""
         self._stale = False
         self._write(self._steps, self._final())
 
     async def _save_while_stale(self) -> None:
         while self._stale:
             self._stale = False
-            # Taken here, so that the file is one moment's; put into words and written elsewhere.
+            # The state is copied here, so that the file is consistent; the thread formats and
+            # writes it.
             await asyncio.to_thread(self._write, self._steps[:], self._final())
 
     def _write(self, steps: Sequence[str], final: str) -> None:
@@ -155,7 +152,7 @@ class TrajectoryRecorder:
             return
         part = self._path.with_name(f".{FILE_NAME}.part")
         with self._writing, contextlib.suppress(OSError):
-            if len(steps) < self._written:  # a thread that was late
+            if len(steps) < self._written:  # a late thread
                 return
             part.write_text(self._document(steps, final), encoding="utf-8", errors="replace")
             os.replace(part, self._path)  # noqa: PTH105 - one call for Windows and POSIX alike

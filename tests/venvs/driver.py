@@ -1,6 +1,6 @@
-"""A driver that needs the standard library alone: runs `agent:Agent` of a folder on a local environment.
+"""A driver without dependencies: runs `agent:Agent` of a folder in a local environment.
 
-python driver.py ROOT WORK        with the four variables in the environment; prints one JSON object
+Usage: python driver.py ROOT WORK, with the four variables set. It prints one JSON object.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 
 class Environment:
-    """The own-runner's exec, on this machine."""
+    """Runs the own-runner's exec on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,8 +1,8 @@
-"""The package as it is unpacked from the ZIP, in the virtual environments that validators have.
+"""The package as unpacked from the ZIP, in virtual environments like those of validators.
 
-`.venv-bare` (Python 3.11) has httpx and pydantic alone, `.venv-agent` (the newest Python here) has what
-requirements.txt asks for, `.venv-harbor` has Harbor. `make environments` makes them; where Harbor's cannot be
-had (it needs Python 3.12) its tests do not run, and setup says so.
+`.venv-bare` (Python 3.11) has httpx and pydantic alone, `.venv-agent` (the newest Python here) has
+what requirements.txt asks for, `.venv-harbor` has Harbor. `make environments` creates
+them. Harbor needs Python 3.12; without it, its tests are left out and setup reports that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from runner.relay import Relay
 from runner.scripted import ScriptUpstream
 from runner.submission import build_zip
-from tests.src.loop.playing import DONE, Replies, shell
+from tests.src.loop.agent_runs import DONE, ScriptedModel, shell
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")
@@ -40,7 +40,7 @@ def interpreter(kind: str) -> Path:
 
 @pytest.fixture(scope="session")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The submission, unpacked as a validator does."""
+    """Unpack the submission as a validator does."""
     folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(io.BytesIO(build_zip(ROOT).data)) as archive:
         archive.extractall(folder)
@@ -59,9 +59,9 @@ async def output_of(*command: str | Path, **environ: str) -> str:
     return out.decode()
 
 
-async def drive(kind: str, unpacked: Path, folder: Path) -> tuple[dict[str, Any], Replies]:
+async def drive(kind: str, unpacked: Path, folder: Path) -> tuple[dict[str, Any], ScriptedModel]:
     (folder / "app").mkdir()
-    model = Replies([shell("echo done > result.txt"), *DONE])
+    model = ScriptedModel([shell("echo done > result.txt"), *DONE])
     async with Relay(ScriptUpstream([model])) as relay:
         account = relay.open_run("test")
         variables = {"DEEPSEEK_API_KEY": account.token, "DEEPSEEK_BASE_URL": account.base_url}
@@ -81,7 +81,7 @@ async def test_a_run_in_each_environment(kind: str, unpacked: Path, tmp_path: Pa
     has = {"openai", "tiktoken", "tenacity"} & set(report["loaded"])
     assert has == (set() if kind == "bare" else {"openai", "tiktoken", "tenacity"})
     assert not {"openai", "tiktoken", "tenacity"} & set(report["loaded_by_import"]) or kind == "harbor"
-    assert report["base"] == ("harbor.agents.base" if kind == "harbor" else "src.loop.harbor")
+    assert report["base"] == ("harbor.agents.base" if kind == "harbor" else "agent")
 
 
 async def test_both_transports_send_the_same_bytes(unpacked: Path, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ async def test_both_transports_send_the_same_bytes(unpacked: Path, tmp_path: Pat
 
 @every_environment
 async def test_the_import_takes_no_network_and_writes_nothing(kind: str, unpacked: Path) -> None:
-    """In a sandbox without network in which nothing can be written at all."""
+    """Import it in a read-only sandbox without network."""
     sandbox = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--unshare-net", "--chdir", unpacked)
     code = "import agent; print(agent.Agent.name(), agent.Agent(logs_dir=None).version())"
     printed = await output_of(*sandbox, interpreter(kind), "-c", code, HOME="/nowhere")

@@ -1,4 +1,4 @@
-"""The texts that the loop sends: Markdown files beside this one, filled in with string.Template."""
+"""The prompts of the loop: Markdown files in this folder with placeholders for string.Template."""
 
 from __future__ import annotations
 
@@ -15,5 +15,9 @@ def _template(name: str) -> Template:
 
 
 def prompt(name: str, **values: object) -> str:
-    """The text of `name`.md with its `$placeholders` filled in. Raises KeyError for one without a value."""
+    """Return the text of `name`.md with its `$placeholders` filled in.
+
+    Raises:
+        KeyError: A placeholder has no value.
+    """
     return _template(name).substitute({key: str(value) for key, value in values.items()})

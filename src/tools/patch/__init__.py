@@ -1,4 +1,4 @@
-"""Patches: reading them in two formats, finding their lines, applying them in memory. Pure functions."""
+"""Patches in two formats: parsing, finding their lines, applying them in memory. Pure functions."""
 
 from src.tools.patch.apply import Change, Outcome, apply_patch
 from src.tools.patch.model import Patch, PatchError

@@ -1,4 +1,4 @@
-"""Applies a whole patch to a set of files in memory: every operation, or a PatchError and nothing."""
+"""Applying a patch to a set of files in memory: every operation, or none and a PatchError."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from src.tools.patch.text import FileText
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What becomes of one path. `before` and `after` are whole contents, None where there is no file.
+    """The change of one path. `before` and `after` are whole contents, or None if there is no file.
 
-    `origin` is the path whose mode (and, for a move, whose content) it takes over; `mode` the one asked for.
+    `origin` is the path whose mode (and, for a move, whose content) it inherits; `mode` is a
+    requested one.
     """
 
     path: str
@@ -26,7 +27,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Changes by path, a line for each operation (`M path (+1 -2)`), and remarks."""
+    """The changes by path, a line for each operation (`M path (+1 -2)`), and notes."""
 
     changes: tuple[Change, ...]
     summary: tuple[str, ...]
@@ -34,10 +35,14 @@ class Outcome:
 
 
 def apply_patch(patch: Patch, files: Mapping[str, bytes]) -> Outcome:
-    """What `patch` makes of `files`, which holds the content of every path it names that is there."""
+    """Apply a patch to `files`, which maps every existing path in it to its content.
+
+    Raises:
+        PatchError: An operation does not fit its file.
+    """
     state = _State(dict(files))
     for operation in patch.operations:
-        state.make(operation)
+        state.apply(operation)
     changes = tuple(
         Change(path, files.get(path), state.files.get(path), state.origins.get(path), state.modes.get(path))
         for path in state.touched
@@ -55,7 +60,7 @@ class _State:
         self.summary: list[str] = []
         self.notes: list[str] = []
 
-    def make(self, operation: Operation) -> None:
+    def apply(self, operation: Operation) -> None:
         match operation:
             case AddFile():
                 self._add(operation)
@@ -108,7 +113,7 @@ class _State:
         target = update.move_to
         if target is None or target == update.path:
             if after == there and update.mode is None:
-                self.notes.append(f"{update.path}: the patch leaves it as it was")
+                self.notes.append(f"{update.path}: the patch does not change it")
             self._put(update.path, after, update.mode)
             self.summary.append(f"M {update.path}{counts}")
             return

@@ -1,4 +1,4 @@
-"""The envelope format: `*** Begin Patch`, sections for files, hunks found by their context."""
+"""Parsing the envelope format: `*** Begin Patch`, then a section per file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Lines = list[tuple[str, int]]
 
 
 def parse_envelope(lines: Lines) -> Patch:
-    """Operations from the numbered lines between `*** Begin Patch` and `*** End Patch`. Raises PatchError."""
+    """Return the operations in the numbered lines between `*** Begin Patch` and `*** End Patch`."""
     operations: list[Operation] = []
     at = 0
     while at < len(lines):
@@ -70,7 +70,7 @@ def _operation(kind: str, path: str, number: int, body: Lines) -> Operation:
 
 
 def _added(path: str, body: Lines) -> str:
-    """The content of a new file. Lines without any `+` at all are taken as they are."""
+    """Return the content of a new file. If no line has a `+`, the lines are taken literally."""
     while body and not body[-1][0].strip():
         body = body[:-1]
     if body and not any(text.startswith("+") for text, _ in body):
@@ -113,7 +113,7 @@ def _hunks(body: Lines) -> tuple[Hunk, ...]:
         elif current.at_end and text.strip():
             hunks.append(current.done())
             current = HunkBuilder(number)
-        if not text:  # models drop the space of an empty context line
+        if not text:  # models omit the space of an empty context line
             current.add(Tag.KEEP, "", number)
         elif text[0] in _TAGS:
             current.add(_TAGS[text[0]], text[1:], number)
@@ -138,7 +138,7 @@ def _anchor(current: HunkBuilder, text: str) -> None:
 
 
 def _trimmed(hunk: Hunk) -> Hunk:
-    """Without the blank lines that separate it from what follows in the patch, which are no context."""
+    """Return the hunk without the blank lines that separate it from the next section."""
     lines = list(hunk.lines)
     if hunk.at_end or any(line.tag is not Tag.KEEP or line.text for line in lines):
         while lines and lines[-1].tag is Tag.KEEP and not lines[-1].text:

@@ -1,19 +1,21 @@
-"""Applies the hunks of one file to its lines: all of them, or none and a reason."""
+"""Applying the hunks of one file to its lines: all of them, or none and a PatchError."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from src.tools.patch.explain import explain_miss
-from src.tools.patch.matching import INDENT_LEVEL, LEVELS, Haystack, Match
+from src.tools.patch.matching import INDENT_LEVEL, LEVELS, FileLines, Match
 from src.tools.patch.model import Hunk, HunkLine, PatchError, Tag
 from src.tools.patch.text import FileText, Line
+
+_SHOWN_LINES = 12
+_SHOWN_CHARS = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Patched:
-    """A file after its hunks, and remarks where a hunk was not found in its letter."""
+    """A patched file, and notes on hunks that did not match exactly."""
 
     text: FileText
     notes: tuple[str, ...]
@@ -27,8 +29,12 @@ class _Edit:
 
 
 def apply_hunks(path: str, text: FileText, hunks: Sequence[Hunk]) -> Patched:
-    """The text with every hunk applied. Raises PatchError that names hunk, line and the nearest place."""
-    haystack = Haystack([line.text for line in text.lines])
+    """Return the text with every hunk applied.
+
+    Raises:
+        PatchError: A hunk does not fit. The message names the hunk, the line and the nearest lines.
+    """
+    file_lines = FileLines([line.text for line in text.lines])
     edits: list[_Edit] = []
     notes: list[str] = []
     cursor = offset = 0
@@ -39,11 +45,11 @@ def apply_hunks(path: str, text: FileText, hunks: Sequence[Hunk]) -> Patched:
 
     for order, hunk in enumerate(hunks, 1):
         label = f"hunk {order} of {path} (patch line {hunk.number})"
-        after, anchored = _after_anchors(haystack, hunk, cursor)
+        after, anchored = _after_anchors(file_lines, hunk, cursor)
         if not hunk.old:
             if not anchored:
                 raise PatchError(f"{label}: no line with the context {hunk.anchors[-1]!r} in the file")
-            at = _insertion(hunk, after, len(haystack), offset)
+            at = _insertion(hunk, after, len(file_lines), offset)
             edits.append(_Edit(at, at, _new_lines(hunk, text, at, at, level=0)))
             cursor = at
         else:
@@ -51,13 +57,13 @@ def apply_hunks(path: str, text: FileText, hunks: Sequence[Hunk]) -> Patched:
             found = None
             for variant in _variants(hunk):
                 wanted = [line.text for line in variant.old]
-                found = haystack.find(wanted, start=after, hint=hint, at_end=hunk.at_end, free=free)
+                found = file_lines.find(wanted, start=after, hint=hint, at_end=hunk.at_end, free=free)
                 if found:
                     hunk = variant
                     break
             if found is None:
-                raise PatchError(f"{label}: {explain_miss(haystack, hunk, cursor)}")
-            notes += _remarks(label, found, hunk, anchored)
+                raise PatchError(f"{label}: {_explain_miss(file_lines, hunk)}")
+            notes += _notes(label, found, hunk, anchored)
             stop = found.index + len(hunk.old)
             edits.append(_Edit(found.index, stop, _new_lines(hunk, text, found.index, stop, found.level)))
             cursor = stop
@@ -71,14 +77,17 @@ def apply_hunks(path: str, text: FileText, hunks: Sequence[Hunk]) -> Patched:
     return Patched(replace(text, lines=tuple(lines)).closed(no_last_newline=no_last_newline), tuple(notes))
 
 
-def _after_anchors(haystack: Haystack, hunk: Hunk, cursor: int) -> tuple[int, bool]:
-    """Where to look from, and whether all anchors were found: at the last anchor's line (models repeat it
-    as context), or behind it for a hunk that only adds."""
+def _after_anchors(file_lines: FileLines, hunk: Hunk, cursor: int) -> tuple[int, bool]:
+    """Return the index to search from, and whether all anchors were found.
+
+    The index is that of the last anchor, since models repeat it as context, or the one after it for
+    a hunk that only adds lines.
+    """
     at = cursor
     for number, anchor in enumerate(hunk.anchors):
-        place = haystack.find_anchor(anchor, at)
+        place = file_lines.find_anchor(anchor, at)
         if place is None and number == 0:
-            place = haystack.find_anchor(anchor, 0)
+            place = file_lines.find_anchor(anchor, 0)
         if place is None:
             return cursor, False
         last = number == len(hunk.anchors) - 1
@@ -95,7 +104,7 @@ def _insertion(hunk: Hunk, after: int, length: int, offset: int) -> int:
 
 
 def _variants(hunk: Hunk) -> list[Hunk]:
-    """The hunk, then without blank context lines at its ends, which models often make up."""
+    """Return the hunk, and variants without the blank context lines that models often add."""
     lines = list(hunk.lines)
     while lines and lines[-1].tag is Tag.KEEP and not lines[-1].text.strip():
         lines.pop()
@@ -107,12 +116,16 @@ def _variants(hunk: Hunk) -> list[Hunk]:
 
 
 def _new_lines(hunk: Hunk, text: FileText, start: int, stop: int, level: int) -> tuple[Line, ...]:
-    """What stands in the place of lines start to stop: context lines as the file has them, the new ones with
-    the line ending (and, where indentation was ignored, the indentation) of what they stand beside."""
+    """Return the replacement of lines start to stop.
+
+    Context lines stay as the file has them. Added lines get the line ending of their neighbours
+    and, if indentation was ignored for the match, their indentation.
+    """
     around = [line.ending for line in text.lines[max(0, start - 1) : stop + 1] if line.ending]
     ending = around[0] if around else text.ending
     adjust = _Indentation.between(hunk, text, start) if level >= INDENT_LEVEL else _Indentation()
-    # A patch with \r\n for a file without: its old lines match but for their \r, which no line shall get.
+    # The patch has \r\n and the file has \n: its lines match without the \r, which must not be
+    # added.
     stray_cr = level > 0 and all(line.text.endswith("\r") for line in hunk.old)
     result: list[Line] = []
     at = start
@@ -130,10 +143,10 @@ def _new_lines(hunk: Hunk, text: FileText, start: int, stop: int, level: int) ->
 
 @dataclass(frozen=True, slots=True)
 class _Indentation:
-    """What to put before an added line, or to take from it, so that it is indented as the file is."""
+    """The white space to prepend to an added line, or to remove from it, to match the file."""
 
-    put: str = ""
-    take: str = ""
+    prepend: str = ""
+    remove: str = ""
 
     @classmethod
     def between(cls, hunk: Hunk, text: FileText, start: int) -> _Indentation:
@@ -143,15 +156,15 @@ class _Indentation:
             if not line.text.strip():
                 continue
             if theirs.endswith(mine):
-                found.add(cls(put=theirs.removesuffix(mine)))
+                found.add(cls(prepend=theirs.removesuffix(mine)))
             elif mine.endswith(theirs):
-                found.add(cls(take=mine.removesuffix(theirs)))
+                found.add(cls(remove=mine.removesuffix(theirs)))
             else:
                 return cls()
         return found.pop() if len(found) == 1 else cls()
 
     def apply(self, text: str) -> str:
-        return self.put + text.removeprefix(self.take) if text.strip() else text
+        return self.prepend + text.removeprefix(self.remove) if text.strip() else text
 
 
 def _indent(line: HunkLine | Line) -> str:
@@ -159,19 +172,60 @@ def _indent(line: HunkLine | Line) -> str:
 
 
 def _last_newline(hunk: Hunk, missing: bool) -> bool:
-    """Whether the file lacks its last line break after this hunk; `missing`: it did so far."""
+    """Return whether the file has no last line break after this hunk.
+
+    `missing` is the state before.
+    """
     marked = {line.tag for line in hunk.lines if line.no_newline}
     if marked & {Tag.ADD, Tag.KEEP}:
         return True
     return False if marked else missing
 
 
-def _remarks(label: str, found: Match, hunk: Hunk, anchored: bool) -> list[str]:
-    remarks: list[str] = []
+def _notes(label: str, found: Match, hunk: Hunk, anchored: bool) -> list[str]:
+    notes: list[str] = []
     if LEVELS[found.level].ignores:
-        remarks.append(f"{label}: matched at line {found.index + 1}, {LEVELS[found.level].ignores}")
+        notes.append(f"{label}: matched at line {found.index + 1}, {LEVELS[found.level].ignores}")
     if not anchored:
-        remarks.append(f"{label}: no line with the context of its @@; matched at line {found.index + 1}")
+        notes.append(f"{label}: no line with the context of its @@; matched at line {found.index + 1}")
     elif found.places > 1 and hunk.old_start is None and not hunk.at_end:
-        remarks.append(f"{label}: its lines stand at {found.places} places; line {found.index + 1} was taken")
-    return remarks
+        notes.append(f"{label}: its lines occur at {found.places} places; line {found.index + 1} was taken")
+    return notes
+
+
+def _explain_miss(file_lines: FileLines, hunk: Hunk) -> str:
+    """Return why the old lines of a hunk were not found."""
+    old = hunk.old
+    wanted = [line.text for line in old]
+    if not len(file_lines):
+        return "the file is empty, and the hunk has lines to find in it"
+    if file_lines.find(wanted) is not None:
+        return "its lines occur only where another hunk of this patch changes them already; merge the two"
+    new = [line.text for line in hunk.lines if line.tag is not Tag.REMOVE]
+    done = file_lines.find(new) if len(new) > 1 else None
+    applied = f" (its new lines are in the file already, at line {done.index + 1})" if done else ""
+    at = file_lines.nearest(wanted)
+    if at is None:
+        return (
+            f"no line of the file is similar to its lines{applied}; first line looked for, "
+            f"patch line {old[0].number}: {_cut(wanted[0])!r}. Read the file again"
+        )
+    view, lines = LEVELS[-1].view, file_lines.lines
+    miss = next(
+        (n for n, text in enumerate(wanted) if at + n >= len(lines) or view(lines[at + n]) != view(text)), 0
+    )
+    has = repr(_cut(lines[at + miss])) if at + miss < len(lines) else "the end of the file"
+    first, last = max(0, at - 1), min(len(lines), at + min(len(wanted), _SHOWN_LINES) + 1)
+    if miss >= last - at:
+        first, last = max(0, at + miss - _SHOWN_LINES // 2), min(len(lines), at + miss + _SHOWN_LINES // 2)
+    shown = "\n".join(f"L{n + 1}: {_cut(lines[n])}" for n in range(first, last))
+    return (
+        f"line {miss + 1} of its {len(wanted)} old lines does not match{applied}: "
+        f"patch line {old[miss].number} has {_cut(wanted[miss])!r}, "
+        f"line {at + miss + 1} of the file has {has}. "
+        f"The nearest lines of the file:\n{shown}"
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"

@@ -1,4 +1,4 @@
-"""Finds the lines of a hunk in a file, exactly where it can, else with more and more forgiveness."""
+"""Finding the lines of a hunk in a file: exactly if possible, else with increasing tolerance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _typographic(line: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One step of forgiveness: how a line looks at it, and what it ignores, in words."""
+    """One level of tolerance: how it views lines, and a description of what it ignores."""
 
     view: Callable[[str], str]
     ignores: str | None
@@ -43,20 +43,20 @@ LEVELS: tuple[Level, ...] = (
     Level(str.strip, "ignoring indentation"),
     Level(_typographic, "ignoring whitespace and typographic variants of quotes and dashes"),
 )
-INDENT_LEVEL = 2  # from here on, the file's indentation may differ from the patch's
+INDENT_LEVEL = 2  # from this level on, the file's indentation may differ from the patch's
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Where lines were found: the first line's index, the level that it took, and at how many places."""
+    """A match: the index of its first line, its level, and the number of places that match."""
 
     index: int
     level: int
     places: int = 1
 
 
-class Haystack:
-    """A file's lines, and how they look at each level."""
+class FileLines:
+    """The lines of a file, and their views at each level."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         self.lines = list(lines)
@@ -67,12 +67,12 @@ class Haystack:
 
     def view(self, level: int) -> list[str]:
         if level not in self._views:
-            look = LEVELS[level].view
-            self._views[level] = [look(line) for line in self.lines]
+            view = LEVELS[level].view
+            self._views[level] = [view(line) for line in self.lines]
         return self._views[level]
 
     def places(self, wanted: Sequence[str], level: int) -> Iterator[int]:
-        """Every index where `wanted` stands at this level, ascending. Nothing for no lines."""
+        """Yield every index at which `wanted` occurs at this level, in ascending order."""
         if not wanted:
             return
         lines, needle = self.view(level), [LEVELS[level].view(line) for line in wanted]
@@ -94,41 +94,50 @@ class Haystack:
         at_end: bool = False,
         free: Callable[[int, int], bool] = lambda start, stop: True,
     ) -> Match | None:
-        """The best place for `wanted`: at the first level with any place, the one nearest to `hint` (an
-        index), the last one for `at_end`, else the first from `start` on, else the first of all. `free(a, b)`
-        says whether lines a to b are still to be had."""
+        """Return the best place for the lines `wanted`, at the first level that has any.
+
+        Args:
+            wanted: The lines to find.
+            start: Prefer the first place from this index on.
+            hint: Prefer the place nearest to this index.
+            at_end: Prefer the last place.
+            free: Returns whether lines a to b are not yet taken by another hunk.
+        """
         for level in range(len(LEVELS)):
             places = [at for at in self.places(wanted, level) if free(at, at + len(wanted))]
             if not places:
                 continue
-            behind = [at for at in places if at >= start] or places
+            after = [at for at in places if at >= start] or places
             if at_end:
                 index = places[-1]
             elif hint is not None:
-                index = min(behind, key=lambda at: abs(at - hint))
+                index = min(after, key=lambda at: abs(at - hint))
             else:
-                index = behind[0]
-            return Match(index, level, len(behind))
+                index = after[0]
+            return Match(index, level, len(after))
         return None
 
     def find_anchor(self, anchor: str, start: int) -> int | None:
-        """The line that an `@@` line names, from `start` on: whole at each level, then as a part of one."""
+        """Return the index of the line that an `@@` line names, from `start` on.
+
+        Whole lines are compared at each level, then parts of lines.
+        """
         for level in range(len(LEVELS)):
-            look, lines = LEVELS[level].view, self.view(level)
+            view, lines = LEVELS[level].view, self.view(level)
             try:
-                return lines.index(look(anchor), start)
+                return lines.index(view(anchor), start)
             except ValueError:
                 continue
         part = anchor.strip()
         return next((at for at in range(start, len(self.lines)) if part in self.lines[at]), None)
 
     def nearest(self, wanted: Sequence[str]) -> int | None:
-        """The index where most of `wanted` stands (loosely), or None where no line is like any of them."""
+        """Return the index at which most of `wanted` occurs, or None if no line is similar."""
         if not wanted or not self.lines:
             return None
-        look = LEVELS[-1].view
+        view = LEVELS[-1].view
         lines = self.view(len(LEVELS) - 1)
-        needle = [look(line) for line in wanted]
+        needle = [view(line) for line in wanted]
         positions: dict[str, list[int]] = {}
         for offset, line in enumerate(needle):
             if line:
@@ -140,9 +149,9 @@ class Haystack:
                 votes[place] = votes.get(place, 0.0) + min(len(line), 40)
         if votes:
             return max(votes, key=lambda place: (votes[place], -place))
-        return self._alike(max(needle, key=len), needle)
+        return self._most_similar(max(needle, key=len), needle)
 
-    def _alike(self, line: str, needle: Sequence[str]) -> int | None:
+    def _most_similar(self, line: str, needle: Sequence[str]) -> int | None:
         offset, best, found = list(needle).index(line), 0.6, None
         matcher = SequenceMatcher(None, autojunk=False)
         matcher.set_seq2(line[:300])

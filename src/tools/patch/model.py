@@ -1,4 +1,4 @@
-"""What a patch says, whichever format it came in."""
+"""The operations of a patch, independent of its format."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import Enum
 
 
 class PatchError(ValueError):
-    """A patch that cannot be read or does not fit its files. The message tells the model where and why."""
+    """A patch is invalid or does not fit its files. The message names the place and the cause."""
 
 
 class Tag(Enum):
-    """What a line of a hunk does."""
+    """The role of a line of a hunk."""
 
     KEEP = " "
     REMOVE = "-"
@@ -20,9 +20,11 @@ class Tag(Enum):
 
 @dataclass(frozen=True, slots=True)
 class HunkLine:
-    """One line of a hunk, without its tag and line ending. `number` is its line in the patch, from 1.
+    """One line of a hunk, without its tag and line ending.
 
-    `no_newline`: the patch says that the file ends with this line, and without a line break.
+    `number` is its line in the patch, from 1.
+
+    `no_newline` means that the file ends with this line, without a line break.
     """
 
     tag: Tag
@@ -33,10 +35,11 @@ class HunkLine:
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """One place of a file. `anchors` are the texts of its `@@` lines, searched for one after the other.
+    """A change of consecutive lines.
 
-    `old_start` is the line number that a unified diff names (from 1; None: not known). `at_end`: the hunk
-    belongs at the end of the file. `number` is the hunk's first line in the patch, from 1.
+    `anchors` are the texts of its `@@` lines, in the order of the search. `old_start` is the line
+    number in a unified diff, from 1, or None. `at_end` means that the hunk belongs at the end of
+    the file. `number` is the hunk's first line in the patch, from 1.
     """
 
     lines: tuple[HunkLine, ...]
@@ -62,7 +65,7 @@ class AddFile:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFile:
-    """A file to remove. A unified diff also says what must stand in it."""
+    """A file to remove. A unified diff also contains its lines."""
 
     path: str
     number: int
@@ -71,7 +74,7 @@ class DeleteFile:
 
 @dataclass(frozen=True, slots=True)
 class UpdateFile:
-    """Hunks for a file that is there, and its new path where it moves."""
+    """Hunks for an existing file, and its new path if it is moved."""
 
     path: str
     hunks: tuple[Hunk, ...]
@@ -86,24 +89,14 @@ Operation = AddFile | DeleteFile | UpdateFile
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Operations in the order in which they are made."""
+    """Operations, in the order of their execution."""
 
     operations: tuple[Operation, ...]
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """Every path that the patch names, once each."""
-        seen: dict[str, None] = {}
-        for operation in self.operations:
-            seen[operation.path] = None
-            if isinstance(operation, UpdateFile) and operation.move_to is not None:
-                seen[operation.move_to] = None
-        return tuple(seen)
 
 
 @dataclass(slots=True)
 class HunkBuilder:
-    """Gathers the lines of a hunk while a parser reads on."""
+    """Collects the lines of a hunk during parsing."""
 
     number: int
     anchors: list[str] = field(default_factory=list[str])

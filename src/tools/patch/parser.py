@@ -1,4 +1,4 @@
-"""Reads a patch text in either format, and the wrappings that models put around it."""
+"""Parsing a patch in either format, with the wrappers that models put around it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ FORMATS = (
 
 
 def parse_patch(text: str) -> Patch:
-    """The operations of a patch: the envelope (`*** Begin Patch`) or a unified diff. Raises PatchError.
+    """Return the operations of a patch, in the envelope format or as a unified diff.
 
-    Code fences and a here-document around it are taken off; a missing `*** End Patch` is forgiven. Numbers
-    in errors are lines of `text`, from 1.
+    Code fences and a here-document around it are removed. `*** End Patch` may be missing.
+
+    Raises:
+        PatchError: The text is not a patch. Line numbers in the message are those of `text`, from
+            1.
     """
     lines = text.split("\n")
     numbered = [(line, number) for number, line in enumerate(lines, 1)]
@@ -60,7 +63,7 @@ def _checked(patch: Patch) -> Patch:
 
 
 def _unwrapped(lines: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Without blank lines around it, code fences, and `apply_patch <<'EOF'` ... `EOF`."""
+    """Return the lines without blank lines, code fences and here-documents around them."""
     while True:
         while lines and not lines[0][0].strip():
             lines = lines[1:]

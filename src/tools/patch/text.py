@@ -1,4 +1,4 @@
-"""A file's bytes as lines that keep their own line endings, and back."""
+"""Converting the bytes of a file to lines with their own line endings, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _BOM = "\ufeff"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: its text, and its ending (`\\n`, `\\r\\n`, or nothing at the end of a file)."""
+    """One line: its text and its ending (`\\n`, `\\r\\n`, or nothing at the end of a file)."""
 
     text: str
     ending: str
@@ -17,7 +17,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class FileText:
-    """A file's lines. Bytes that are no UTF-8 live on as lone surrogates and come out as they were."""
+    """The lines of a file. Invalid UTF-8 is kept as surrogate escapes and restored by `data`."""
 
     lines: tuple[Line, ...]
     bom: bool = False
@@ -41,12 +41,12 @@ class FileText:
 
     @property
     def ending(self) -> str:
-        """The line ending that most lines have."""
+        """The line ending of most lines."""
         crlf = sum(line.ending == "\r\n" for line in self.lines)
         return "\r\n" if crlf * 2 > sum(bool(line.ending) for line in self.lines) else "\n"
 
     def closed(self, *, no_last_newline: bool) -> FileText:
-        """The same lines, each but the last with an ending, and the last one with or without."""
+        """Return the same lines, all with an ending but, with `no_last_newline`, the last one."""
         usual = self.ending
         lines = [line if line.ending else replace(line, ending=usual) for line in self.lines]
         if lines and no_last_newline:

@@ -1,4 +1,4 @@
-"""Unified diffs: `---`, `+++`, `@@ -a,b +c,d @@`, and git's headers for new, deleted and renamed files."""
+"""Parsing unified diffs, with git's headers for new, deleted, renamed and copied files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ Lines = list[tuple[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers of an `@@` line. `old_start` is from 1; with no old lines, it is the one to add before."""
+    """The numbers of an `@@` line.
+
+    `old_start` is from 1; without old lines, it is the line to add before.
+    """
 
     old_start: int
     old_count: int
@@ -38,13 +41,13 @@ class Range:
 
 
 def parse_range(text: str) -> Range | None:
-    """The numbers of `@@ -a,b +c,d @@`, or None for another line."""
+    """Return the numbers of `@@ -a,b +c,d @@`, or None for any other line."""
     match = _RANGE.match(text)
     if match is None:
         return None
     start, old_count, _, new_count = match.groups()
     count = int(old_count or 1)
-    return Range(int(start) + (count == 0), count, int(new_count or 1))  # "-7,0" means: behind line 7
+    return Range(int(start) + (count == 0), count, int(new_count or 1))  # "-7,0" means after line 7
 
 
 @dataclass(slots=True)
@@ -52,7 +55,6 @@ class _File:
     number: int
     old: str | None = None
     new: str | None = None
-    renamed: bool = False
     copied: bool = False
     added: bool = False
     deleted: bool = False
@@ -62,7 +64,10 @@ class _File:
 
 
 def parse_unified(lines: Lines) -> Patch:
-    """Operations from the numbered lines of a unified diff. Raises PatchError."""
+    """Return the operations in the numbered lines of a unified diff.
+
+    Raise PatchError if it is invalid.
+    """
     files: list[_File] = []
     at = 0
     while at < len(lines):
@@ -86,7 +91,7 @@ def parse_unified(lines: Lines) -> Patch:
         elif text.startswith("--- "):
             raise PatchError(f"patch line {number}: a '+++ PATH' line must follow {text!r}")
         elif files and files[-1].hunks and text[:1] in ("+", "-") and text.rstrip() != "--":
-            raise PatchError(f"patch line {number}: this line lies beyond the counts of its hunk: {text!r}")
+            raise PatchError(f"patch line {number}: this line is beyond the counts of its hunk: {text!r}")
         at += 1
     return Patch(tuple(_operation(file) for file in files if file.hunks or file.from_git))
 
@@ -100,9 +105,9 @@ def _git_header(text: str, number: int) -> _File:
 
 def _git_line(file: _File, text: str, number: int) -> None:
     if text.startswith("rename from "):
-        file.old, file.renamed = _unquoted(text[12:]), True
+        file.old = _unquoted(text[12:])
     elif text.startswith("rename to "):
-        file.new, file.renamed = _unquoted(text[10:]), True
+        file.new = _unquoted(text[10:])
     elif text.startswith("copy from "):
         file.old, file.copied = _unquoted(text[10:]), True
     elif text.startswith("copy to "):
@@ -118,8 +123,11 @@ def _git_line(file: _File, text: str, number: int) -> None:
 
 
 def _paths(old: str, new: str) -> tuple[str, str]:
-    """The paths of a `---` and a `+++` line: no time behind a tab, and no prefixes a/ and b/ (or git's i/, w/
-    and their like), which only count as such where both sides have one."""
+    """Return the paths of a `---` and a `+++` line, without times after tabs and without prefixes.
+
+    Prefixes are a/ and b/ or git's i/, w/ and the like. They are removed only if both sides have
+    one.
+    """
     old, new = _unquoted(old.split("\t")[0]), _unquoted(new.split("\t")[0])
     if all(side == _NULL or _PREFIX.match(side) for side in (old, new)) and old[:2] != new[:2]:
         old, new = (side if side == _NULL else side[2:] for side in (old, new))
@@ -127,7 +135,7 @@ def _paths(old: str, new: str) -> tuple[str, str]:
 
 
 def _unquoted(text: str) -> str:
-    """Git's C-style quoting of names with special bytes, undone."""
+    """Undo git's C-style quoting of names with special bytes."""
     text = text.strip()
     if len(text) < 2 or not (text.startswith('"') and text.endswith('"')):
         return text
@@ -141,8 +149,11 @@ def _unquoted(text: str) -> str:
 
 
 def _hunk(lines: Lines, at: int) -> tuple[Hunk, int]:
-    """One hunk and the index behind it. Counts that are wrong (models miscount) do not matter: a hunk ends
-    where its lines end, but a line that looks like a header belongs to it while its counts say so."""
+    """Return one hunk and the index after it.
+
+    Models miscount, so the counts are not enforced: a hunk ends where its lines end. They only
+    decide whether a line that looks like a header still belongs to the hunk.
+    """
     numbers = parse_range(lines[at][0])
     builder = HunkBuilder(lines[at][1], old_start=numbers.old_start if numbers else None)
     old, new = (numbers.old_count, numbers.new_count) if numbers else (0, 0)
@@ -173,7 +184,7 @@ def _hunk(lines: Lines, at: int) -> tuple[Hunk, int]:
         else:
             break
         at += 1
-    # Blank lines in front of the next header are none of the hunk's.
+    # Blank lines before the next header do not belong to the hunk.
     while (old < 0 or new < 0) and builder.lines and builder.lines[-1].text == "":
         if builder.lines[-1].tag is not Tag.KEEP:
             break
@@ -189,7 +200,7 @@ def _only_blank_before_header(lines: Lines, at: int) -> bool:
 
 def _operation(file: _File) -> Operation:
     if file.new is None or file.old is None:
-        raise PatchError(f"patch line {file.number}: no path is named for this file")
+        raise PatchError(f"patch line {file.number}: this file has no path")
     if file.old == _NULL or file.added:
         if file.new == _NULL:
             raise PatchError(f"patch line {file.number}: both sides are {_NULL}")

@@ -1,5 +1,5 @@
-# lines_of FILE FIRST LAST WIDTH: the number of line feeds and whether the last line lacks one (1 or 0), then
-# the lines FIRST to LAST, each cut to WIDTH bytes.
+# lines_of FILE FIRST LAST WIDTH: prints the number of line feeds and 1 if the last line has none,
+# else 0. Then prints the lines FIRST to LAST, each cut to WIDTH bytes.
 LC_ALL=C
 export LC_ALL
 open=0

@@ -1,4 +1,4 @@
-"""Files as bytes: read, write, look, list, remove, move."""
+"""Files as bytes: read, write, stat, remove, list."""
 
 from __future__ import annotations
 
@@ -10,36 +10,34 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-from src.tools.workspace.channel import Channel, KitError
-from src.tools.workspace.codec import encode
 from src.tools.workspace.errors import ForbiddenPath, WorkspaceError
 from src.tools.workspace.models import DirEntry, FileKind, FileStat
 from src.tools.workspace.paths import forbidden_message, is_forbidden
-from src.tools.workspace.transfer import Upload, Uploader
+from src.tools.workspace.rpc import ContainerRpc, RpcError
+from src.tools.workspace.upload import TRANSFER_TIMEOUT_SEC, Uploader, octal
 
-CHUNK = 1 << 20  # bytes of one exec that reads
+CHUNK = 1 << 20  # bytes that one exec reads
 SMALLEST_CHUNK = 16 * 1024
-ALIGN = 4096  # offsets asked of the kit: dd can skip to them where tail -c is missing
+ALIGN = 4096  # dd can seek to multiples of this where tail -c is missing
 PARALLEL = 4
 NATIVE_MINIMUM = 16 << 20
-LIST_BYTES = 4 << 20  # of one listing; more entries are left out
-TRANSFER_TIMEOUT_SEC = 300.0
+LIST_BYTES = 4 << 20  # of one listing; further entries are left out
 
 
 class FileTransfer:
-    """File operations on absolute paths; nothing here asks whether the path is allowed."""
+    """File operations on absolute paths. It does not check whether a path is off limits."""
 
     def __init__(
-        self, environment: object, channel: Channel, uploader: Uploader, log: logging.Logger
+        self, environment: object, rpc: ContainerRpc, uploader: Uploader, log: logging.Logger
     ) -> None:
         native: Any = getattr(environment, "download_file", None)
         self._native = native if inspect.iscoroutinefunction(native) else None
-        self._channel = channel
+        self._rpc = rpc
         self._uploader = uploader
         self._log = log
 
     async def read(self, path: str, offset: int, limit: int | None) -> bytes:
-        """`limit` bytes (None: all) from `offset` on; fewer where the file ends."""
+        """Return `limit` bytes (None: all) from `offset` on, fewer if the file ends before."""
         if limit is not None and limit <= 0:
             limit = 0
         start = offset // ALIGN * ALIGN
@@ -53,16 +51,16 @@ class FileTransfer:
             if whole is not None:
                 return whole
         if total == 0:
-            data = await self._read_on(path, start, data, size, end or None)
+            data = await self._read_unsized(path, start, data, size, end or None)
         elif len(data) == size and start + size < end:
             data += await self._read_rest(path, start + size, end, size)
         data = data[offset - start :]
         return data if limit is None else data[:limit]
 
     async def _read_first(self, path: str, start: int, size: int) -> tuple[int, bytes, int]:
-        """Size of the file, its first bytes, and the chunk that gets through.
+        """Return the size of the file, its first chunk, and the chunk size that works.
 
-        Some channels cut long output; a smaller chunk is tried then.
+        Some environments cut long output; smaller chunks are tried then.
         """
         while True:
             total, data = await self._get(path, start, size)
@@ -73,10 +71,10 @@ class FileTransfer:
             size = max(SMALLEST_CHUNK, size // 4 // ALIGN * ALIGN)
 
     async def _read_rest(self, path: str, start: int, end: int, size: int) -> bytes:
-        gate = asyncio.Semaphore(PARALLEL)
+        semaphore = asyncio.Semaphore(PARALLEL)
 
         async def fetch(offset: int) -> bytes:
-            async with gate:
+            async with semaphore:
                 _, data = await self._get(path, offset, min(size, end - offset))
             if data is None:
                 raise WorkspaceError(f"{path}: the environment cut off what its exec printed")
@@ -90,8 +88,8 @@ class FileTransfer:
             raise failed.exceptions[0] from None
         return b"".join(task.result() for task in tasks)
 
-    async def _read_on(self, path: str, start: int, data: bytes, size: int, end: int | None) -> bytes:
-        """A file that hides its size (as in /proc): on until it has no more."""
+    async def _read_unsized(self, path: str, start: int, data: bytes, size: int, end: int | None) -> bytes:
+        """Read a file that reports a size of 0, such as those in /proc, until it ends."""
         more = data
         while len(more) == size and (end is None or start + len(data) < end):
             _, got = await self._get(path, start + len(data), size)
@@ -101,14 +99,14 @@ class FileTransfer:
 
     async def _get(self, path: str, offset: int, count: int) -> tuple[int, bytes | None]:
         try:
-            reply = await self._channel.call(
+            response = await self._rpc.call(
                 "get", path, str(offset), str(count), timeout_sec=TRANSFER_TIMEOUT_SEC
             )
-        except KitError as error:
-            raise refusal(error, path) from None
-        if reply.fields[1] != "file":
+        except RpcError as error:
+            raise file_error(error, path) from None
+        if response.fields[1] != "file":
             raise WorkspaceError(f"{path} is not a regular file")
-        return int(reply.fields[0]), reply.data[:count] if reply.complete else None
+        return int(response.fields[0]), response.data[:count] if response.complete else None
 
     async def _download_natively(self, path: str, total: int) -> bytes | None:
         assert self._native is not None
@@ -123,83 +121,58 @@ class FileTransfer:
         return data if len(data) == total else None
 
     async def write(self, path: str, data: bytes, mode: int | None) -> None:
-        """All of the file or nothing; see Workspace.write_bytes."""
-        room = self._channel.room("put", path, "7777", "99999999")
+        """Write a file, all of it or nothing; see Workspace.write_bytes."""
         try:
-            if len(data) <= room:
-                await self._channel.call_with(
-                    lambda kit: ("put", path, _octal(mode), str(len(data)), encode(data, kit.unpack)),
-                    timeout_sec=TRANSFER_TIMEOUT_SEC,
+            if len(data) <= self._rpc.payload_capacity("put", path, "7777", "99999999"):
+                await self._rpc.call(
+                    *("put", path, octal(mode), str(len(data)), data), timeout_sec=TRANSFER_TIMEOUT_SEC
                 )
                 return
-            try:
-                await self._write_staged(path, data, mode, native=True)
-            except Exception as error:
-                if not self._uploader.is_native or (isinstance(error, KitError) and error.code != "short"):
-                    raise
-                self._log.debug("the environment's upload of %s failed (%s); using chunks", path, error)
-                await self._write_staged(path, data, mode, native=False)
-        except KitError as error:
-            raise refusal(error, path) from None
-
-    async def _write_staged(self, path: str, data: bytes, mode: int | None, *, native: bool) -> None:
-        async with self._uploader.staged(data, native=native) as upload:
-            await self.join(path, len(data), upload, mode)
-
-    async def join(self, path: str, size: int, upload: Upload, mode: int | None) -> None:
-        """Makes a staged upload the file."""
-        await self._channel.call(
-            "join",
-            path,
-            _octal(mode),
-            str(size),
-            upload.id,
-            str(upload.count),
-            "1" if upload.zipped else "",
-            timeout_sec=TRANSFER_TIMEOUT_SEC,
-            again=False,
-        )
+            if self._uploader.is_native(len(data)):
+                try:
+                    await self._uploader.upload(path, data, mode, native=True)
+                    return
+                except Exception as error:
+                    if isinstance(error, RpcError) and error.code != "short":
+                        raise
+                    self._log.debug("the environment's upload of %s failed (%s); using chunks", path, error)
+            await self._uploader.upload(path, data, mode)
+        except RpcError as error:
+            raise file_error(error, path) from None
 
     async def stat(self, path: str) -> FileStat | None:
-        """The entry itself; None where there is none."""
+        """Return the entry, links not followed, or None if there is none."""
         try:
-            reply = await self._channel.call("look", path)
-        except KitError as error:
-            raise refusal(error, path) from None
-        if reply.fields[0] == "none":
+            response = await self._rpc.call("stat", path)
+        except RpcError as error:
+            raise file_error(error, path) from None
+        if response.fields[0] == "none":
             return None
-        bits, size, *link = reply.fields
+        bits, size, *link = response.fields
         kind, mode = _kind(int(bits, 16)), int(bits, 16) & 0o7777
         if link[0] != "link":
             return FileStat(kind, int(size), mode)
-        target = reply.data.decode("utf-8", "surrogateescape")
+        target = response.data.decode("utf-8", "surrogateescape")
         if link[1] == "-":
             return FileStat("link", int(size), mode, target)
         return FileStat("link", int(size), mode, target, _kind(int(link[1], 16)), int(link[2]))
 
     async def remove(self, path: str) -> None:
-        """Removes a file or a link."""
+        """Remove a file or a link."""
         try:
-            await self._channel.call("remove", path)
-        except KitError as error:
-            raise refusal(error, path) from None
-
-    async def move(self, source: str, target: str) -> None:
-        """Renames; parents of the target are made, a file that was there is replaced."""
-        try:
-            await self._channel.call("move", source, target)
-        except KitError as error:
-            raise refusal(error, source if error.code == "missing" else target) from None
+            await self._rpc.call("remove", path)
+        except RpcError as error:
+            raise file_error(error, path) from None
 
     async def list_dir(self, path: str, depth: int) -> list[DirEntry]:
-        """Entries down to `depth` levels, sorted by path, without what is off limits."""
+        """Return the entries down to `depth` levels, sorted by path; see Workspace.list_dir."""
         try:
-            reply = await self._channel.call(
+            response = await self._rpc.call(
                 "list", path, str(max(1, depth)), str(LIST_BYTES), timeout_sec=TRANSFER_TIMEOUT_SEC
             )
-        except KitError as error:
-            raise refusal(error, path) from None
-        parts = reply.data.split(b"\0")[:-1]
+        except RpcError as error:
+            raise file_error(error, path) from None
+        parts = response.data.split(b"\0")[:-1]
         entries: list[DirEntry] = []
         for about, name in zip(parts[::2], parts[1::2], strict=False):
             kind, _, size = about.decode("ascii", "replace").partition(" ")
@@ -209,9 +182,9 @@ class FileTransfer:
         return sorted(entries, key=lambda entry: entry.path)
 
 
-def refusal(error: KitError, path: str) -> WorkspaceError:
-    """A kit's refusal in words for the model."""
-    reasons = {
+def file_error(error: RpcError, path: str) -> WorkspaceError:
+    """Return why a file operation was refused."""
+    messages = {
         "missing": f"no such file or directory: {path}",
         "isdir": f"{path} is a directory",
         "notdir": f"{path} is not a directory",
@@ -224,14 +197,10 @@ def refusal(error: KitError, path: str) -> WorkspaceError:
     }
     if error.code == "forbidden":
         return ForbiddenPath(forbidden_message(f"{path} (in {error.detail})"))
-    message = reasons.get(error.code, str(error))
+    message = messages.get(error.code, str(error))
     if error.detail and error.code in ("denied", "parents"):
         message = f"{message} ({error.detail})"
     return WorkspaceError(message)
-
-
-def _octal(mode: int | None) -> str:
-    return "" if mode is None else f"{mode & 0o7777:o}"
 
 
 def _kind(mode: int) -> FileKind:
@@ -243,7 +212,7 @@ def _kind(mode: int) -> FileKind:
 
 
 def _listed_kind(word: str) -> FileKind:
-    """From find's %y, or from a raw mode in hex where find has no -printf."""
+    """Return the kind from find's %y, or from a raw mode in hex where find has no -printf."""
     if len(word) == 1:
         return cast(FileKind, {"f": "file", "d": "dir", "l": "link"}.get(word, "other"))
     try:

@@ -1,18 +1,22 @@
-"""What a workspace gives back."""
+"""The results of a workspace's methods."""
 
 from __future__ import annotations
 
 import signal
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
 FileKind = Literal["file", "dir", "link", "other"]
 JobState = Literal["running", "exited", "lost"]
 
+# Without a memory limit, cgroup v1 reports a number near 2**63.
+_NO_MEMORY_LIMIT = 1 << 60
+
 
 @dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """The container as one look at it shows. `cpus` and `memory_bytes` heed the cgroup's limits."""
+    """Facts about the container. `cpus` and `memory_bytes` respect the limits of its cgroup."""
 
     cwd: str
     os_name: str
@@ -24,15 +28,44 @@ class ContainerFacts:
     memory_bytes: int | None
     tools: tuple[str, ...]
 
+    @classmethod
+    def parse(cls, printed: bytes, shell: str) -> ContainerFacts:
+        """Parse what facts.sh printed. Missing or unreadable facts become "unknown" or None."""
+        values: defaultdict[str, list[str]] = defaultdict(list)
+        for line in printed.decode("utf-8", "surrogateescape").splitlines():
+            name, _, value = line.partition("=")
+            if value:
+                values[name].append(value)
+
+        def first(name: str, default: str = "unknown") -> str:
+            return values[name][0] if values[name] else default
+
+        return cls(
+            cwd=first("cwd", "/"),
+            os_name=first("os"),
+            kernel=first("kernel"),
+            arch=first("arch"),
+            shell=shell,
+            user=first("user"),
+            cpus=_cpus(
+                first("nproc", ""), first("cpu_max", ""), first("cpu_quota", ""), first("cpu_period", "")
+            ),
+            memory_bytes=_memory(
+                first("memory_total", ""), first("memory_max", ""), first("memory_limit", "")
+            ),
+            tools=tuple(values["tool"]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended and what it printed (stdout and stderr in the order they came).
+    """A finished command and its output, stdout and stderr in the order in which they were printed.
 
-    `head` and `tail` hold at most the clip (bytes) together; `tail` is empty where `head` is all there is.
-    `exit_code` is the shell's: 128 + n after signal n; None if the report of it was lost with what ran the
-    command. `output_path` holds the whole output in the container until it is dropped as one of the oldest,
-    when all outputs together pass 1 GiB. `overflowed`: it was ended because it printed more than that alone.
+    `head` and `tail` together hold at most the requested number of bytes; `tail` is empty if `head`
+    is the whole output. `exit_code` is the shell's, 128 + n after signal n, or None if it was lost.
+    `output_path` holds the whole output in the container until all outputs together exceed 1 GiB
+    and the oldest are removed. `overflowed` means that the command was stopped because it alone
+    printed more than that.
     """
 
     exit_code: int | None
@@ -47,7 +80,7 @@ class CommandResult:
 
     @property
     def signal_name(self) -> str | None:
-        """The name of the signal that the exit code tells of (SIGKILL for 137), if it is one."""
+        """The name of the signal that the exit code stands for, such as SIGKILL for 137."""
         if self.exit_code is None or self.exit_code <= 128:
             return None
         try:
@@ -58,8 +91,12 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A background command. `output` is what it printed since the last poll: its last bytes, where
-    `skipped_bytes` were more than the bound. State `lost`: it ended, and nobody saw its exit code."""
+    """The state of a background command.
+
+    `output` is what it printed since the last poll, without the first `skipped_bytes` if that is
+    more than one poll returns. The state `lost` means that the command ended and its exit code is
+    unknown.
+    """
 
     job_id: str
     command: str
@@ -74,10 +111,11 @@ class JobStatus:
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """An entry of the file system, itself and not what a link leads to.
+    """An entry of the file system; links are not followed.
 
-    `mode` holds the permission bits (0o7777), `size` bytes. A link has its text in `target`, and the kind and
-    size of what it leads to in `target_kind` and `target_size` (None: it dangles).
+    `mode` holds the permission bits (0o7777), `size` is in bytes. A link has its text in `target`,
+    and kind and size of its target in `target_kind` and `target_size`, which are None for a
+    dangling link.
     """
 
     kind: FileKind
@@ -90,8 +128,27 @@ class FileStat:
 
 @dataclass(frozen=True, slots=True)
 class DirEntry:
-    """An entry below a listed folder; `path` is relative to it. Bytes that are no UTF-8 are surrogates."""
+    """An entry below a listed folder. `path` is relative to it, with surrogate escapes."""
 
     path: str
     kind: FileKind
     size: int
+
+
+def _cpus(nproc: str, cpu_max: str, quota: str, period: str) -> float | None:
+    """Return the number of processors, or the share of them that the cgroup's quota allows."""
+    found = [float(nproc)] if nproc.isdigit() else []
+    if cpu_max:  # cgroup v2: "quota period"
+        quota, _, period = cpu_max.partition(" ")
+    if quota.isdigit() and period.isdigit() and int(period) > 0:
+        found.append(round(int(quota) / int(period), 2))
+    return min(found, default=None)
+
+
+def _memory(total: str, *limits: str) -> int | None:
+    """Return the machine's memory ("MemTotal: n kB") or the lowest limit, in bytes."""
+    found = [int(limit) for limit in limits if limit.isdigit() and int(limit) < _NO_MEMORY_LIMIT]
+    kilobytes = total.split()[1:2]
+    if kilobytes and kilobytes[0].isdigit():
+        found.append(int(kilobytes[0]) * 1024)
+    return min(found, default=None)

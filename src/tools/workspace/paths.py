@@ -1,4 +1,4 @@
-"""Where the agent may not look."""
+"""Paths in the container, and those that are off limits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import posixpath
 
 from src.tools.workspace.errors import ForbiddenPath, WorkspaceError
 
-# The agent's own mount, the grader's files, the answers, the verdict. scripts/files.sh has the same list, for
-# where a link really leads.
+# The agent's own mount, the verifier's files, the reference solution, the verdict. scripts/files.sh
+# has the same list and applies it to the targets of links.
 FORBIDDEN = (
     "/workspace/agent",
     "/tests",
@@ -17,16 +17,21 @@ FORBIDDEN = (
 
 
 def is_forbidden(path: str) -> bool:
-    """Whether an absolute, normalised path is one of them or lies below one."""
+    """Return whether an absolute, normalised path is off limits."""
     return any(path == root or path.startswith(root + "/") for root in FORBIDDEN)
 
 
 def resolve(path: str, cwd: str) -> str:
-    """The absolute, normalised POSIX path. Raises ForbiddenPath, and WorkspaceError for what is no path."""
+    """Return the absolute, normalised POSIX path.
+
+    Raises:
+        ForbiddenPath: The path is off limits.
+        WorkspaceError: The path is empty or contains a NUL byte.
+    """
     if not path:
         raise WorkspaceError("the path is empty")
     if "\0" in path:
-        raise WorkspaceError(f"{path!r} is no path: it holds a NUL byte")
+        raise WorkspaceError(f"{path!r} is no path: it contains a NUL byte")
     absolute = posixpath.normpath(posixpath.join(cwd, path))
     if absolute.startswith("//"):
         absolute = absolute[1:]
@@ -36,5 +41,5 @@ def resolve(path: str, cwd: str) -> str:
 
 
 def forbidden_message(path: str) -> str:
-    """Why a path is refused."""
+    """Return the reason why a path is refused."""
     return f"{path} is off limits: files of the agent, of the checker and answers are not part of the task"

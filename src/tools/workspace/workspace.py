@@ -1,4 +1,4 @@
-"""Workspace: commands, bytes and paths of one container, over `environment.exec` and nothing else."""
+"""Workspace: commands, files and jobs of one container, over `environment.exec` alone."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from src.config import Settings
-from src.tools.workspace.channel import Channel
-from src.tools.workspace.commands import DEFAULT_CLIP, Commands, limit_for
+from src.tools.workspace.commands import DEFAULT_MAX_BYTES, Commands
 from src.tools.workspace.errors import EnvironmentGone, WorkspaceError
 from src.tools.workspace.files import FileTransfer
 from src.tools.workspace.jobs import Jobs
 from src.tools.workspace.models import CommandResult, ContainerFacts, DirEntry, FileStat, JobStatus
 from src.tools.workspace.paths import resolve
-from src.tools.workspace.probe import parse_facts
-from src.tools.workspace.transfer import Uploader
+from src.tools.workspace.rpc import ContainerRpc
+from src.tools.workspace.upload import Uploader
 
 CLOSE_SEC = 5.0
 
@@ -24,19 +23,21 @@ CLOSE_SEC = 5.0
 class Workspace:
     """The only user of environment.exec.
 
-    It needs a POSIX sh and the POSIX utilities in the container (busybox has them), and uses more where there
-    is more. What it falls back to:
+    It needs a POSIX sh and the POSIX utilities in the container, which busybox provides. It prefers
+    other programs, with these fallbacks:
 
-    - setsid, for a command's own session: bash's monitor mode (own process group); else the process tree as
-      /proc shows it, which misses children whose parent has ended;
-    - base64, for bytes in: octal escapes and printf; for bytes out: od, hexdump, xxd; without any of them
-      plain text, exact only where the channel leaves text alone;
-    - head -c and tail -c: dd; gzip (it makes uploads smaller): nothing;
-    - stat: ls -ldn; find -printf: the shell's own globbing; readlink: ls -ld;
+    - setsid, for a session per command: bash's monitor mode (a process group), else the process
+      tree in /proc, which misses children whose parent has ended;
+    - base64: printf with octal escapes for input; od, hexdump or xxd for output, else plain text,
+      which is exact only if the environment does not change it;
+    - head -c and tail -c: dd;
+    - gzip, for smaller uploads: no compression;
+    - stat: ls -ldn; find -printf: the shell's globbing; readlink: ls -ld;
     - bash, to run commands: sh; fractions of a second in sleep: whole seconds.
 
-    Every path may be relative to `facts.cwd`. Every method but `close`, `cancel` and `resolve` raises
-    WorkspaceError with a line for the model, and EnvironmentGone where the container no longer answers.
+    Paths may be relative to `facts.cwd`. Every method but `close` raises WorkspaceError with a line
+    for the model, and every method that calls exec raises EnvironmentGone if the container does not
+    answer.
     """
 
     facts: ContainerFacts
@@ -49,42 +50,41 @@ class Workspace:
         log: logging.Logger | None = None,
         time_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        """`time_left` gives the seconds that a command or a wait may take now, whatever else was asked."""
+        """Create a workspace. `time_left` returns the seconds that a command or a wait may take."""
         self._settings = settings
         self._time_left = time_left
         self._log = log or logging.getLogger(__name__)
-        self._channel = Channel(environment, self._log)
-        uploader = Uploader(environment, self._channel, self._log)
-        self._files = FileTransfer(environment, self._channel, uploader, self._log)
-        self._commands = Commands(self._channel, uploader, self._files, self._log)
-        self._jobs = Jobs(self._channel, uploader, self._files)
+        self._rpc = ContainerRpc(environment, self._log)
+        uploader = Uploader(environment, self._rpc, self._log)
+        self._files = FileTransfer(environment, self._rpc, uploader, self._log)
+        self._commands = Commands(self._rpc, uploader, self._files, self._log)
+        self._jobs = Jobs(self._rpc, uploader, self._files)
 
     async def open(self) -> None:
-        """Probes the container and makes the scratch directory, in one exec."""
-        printed = await self._channel.install()
-        self.facts = parse_facts(printed, self._channel.kit.command_shell)
+        """Probe the container and create the scratch directory, in one exec."""
+        printed = await self._rpc.install()
+        self.facts = ContainerFacts.parse(printed, self._rpc.installed.command_shell)
 
     async def close(self, *, stop_jobs: bool = False) -> None:
-        """Stops commands in the foreground, removes the scratch directory. Jobs run on. Never raises."""
-        if not self._channel.is_open:
+        """Stop commands in the foreground and remove the scratch directory. Never raises.
+
+        Jobs keep running unless `stop_jobs` is set.
+        """
+        if not self._rpc.is_open:
             return
         try:
             async with asyncio.timeout(CLOSE_SEC):
                 await self._commands.stop()
                 if stop_jobs:
                     await self._jobs.stop_all()
-                await self._channel.uninstall()
+                await self._rpc.uninstall()
         except EnvironmentGone:
             self._log.debug("the container was gone before its scratch directory could be removed")
         except Exception as error:
             self._log.warning("could not clean up the container: %s", error)
 
-    async def cancel(self) -> None:
-        """Stops the commands in the foreground, within about a second. Never raises."""
-        await self._commands.stop()
-
     def resolve(self, path: str) -> str:
-        """The absolute path. Raises ForbiddenPath where the agent must not look."""
+        """Return the absolute path. Raise ForbiddenPath if it is off limits."""
         return resolve(path, self.facts.cwd)
 
     async def run(
@@ -93,81 +93,95 @@ class Workspace:
         *,
         cwd: str | None = None,
         timeout_sec: float | None = None,
-        clip: int | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> CommandResult:
-        """Runs a command by bash (sh where there is none) in a session of its own.
+        """Run a command by bash, or by sh if there is no bash, in a session of its own.
 
-        stdin is /dev/null. At the limit (`timeout_sec`, else the setting) the whole group gets TERM, and KILL
-        two seconds later. The call ends with the command's own shell: children in the background run on.
-        Nothing of one command's shell (directory, variables) is there for the next. `clip` bounds the bytes
-        that come back (64 KiB). When the calling task is cancelled, the command is stopped.
+        stdin is /dev/null. At the time limit the whole group gets TERM, and KILL two seconds later.
+        The call returns when the command's shell ends; its children in the background keep running.
+        Directory and variables do not last until the next command. If the calling task is
+        cancelled, the command is stopped.
+
+        Args:
+            command: A command line or script.
+            cwd: The working directory; by default `facts.cwd`.
+            timeout_sec: The time limit in seconds; by default the setting.
+            max_bytes: Bytes of the output that are returned.
         """
-        limit = limit_for(
-            timeout_sec, self._settings.command_timeout_sec, self._settings.command_timeout_max_sec
-        )
-        limit = min(limit, self._time_left())
+        settings = self._settings
+        limit = settings.command_timeout_sec
+        if timeout_sec is not None and math.isfinite(timeout_sec):
+            limit = timeout_sec
+        limit = min(max(limit, 0.1), settings.command_timeout_max_sec, self._time_left())
         directory = None if cwd is None else self.resolve(cwd)
-        return await self._commands.run(command, cwd=directory, limit_sec=limit, clip=clip or DEFAULT_CLIP)
+        return await self._commands.run(command, cwd=directory, limit_sec=limit, max_bytes=max_bytes)
 
     async def query(self, script: str, args: Sequence[str] = (), *, timeout_sec: float = 30.0) -> bytes:
-        """The exact stdout of a POSIX sh script of ours, with `args` as $1…; at most 64 MiB.
+        """Return the exact stdout of a POSIX sh script, at most 64 MiB.
 
-        It runs in `facts.cwd`. Raises WorkspaceError with its stderr if it does not exit with 0.
+        Args:
+            script: The script. It runs in `facts.cwd`.
+            args: Its arguments, $1 and so on.
+            timeout_sec: The time limit in seconds.
+
+        Raises:
+            WorkspaceError: The script did not exit with 0; the message is its stderr.
         """
         return await self._commands.query(script, args, timeout_sec)
 
     async def start_job(self, command: str, *, cwd: str | None = None) -> str:
-        """Starts a command that runs on in the background without a limit; gives its id."""
+        """Start a command in the background, without a time limit, and return its id."""
         return await self._jobs.start(command, None if cwd is None else self.resolve(cwd))
 
     async def poll_job(self, job_id: str, *, wait_sec: float = 0.0) -> JobStatus:
-        """State, and what is new since the last poll (at most 64 KiB, the last of it).
+        """Return the state and the new output since the last poll, at most its last 64 KiB.
 
-        Waits up to `wait_sec` (rounded up to seconds, at most 600) for the job to end, or to print something
-        and then be silent for a second.
+        Waits up to `wait_sec` (rounded up to seconds, at most 600) until the job has ended, or has
+        printed something and then nothing for a second.
         """
         return await self._jobs.poll(job_id, min(wait_sec, self._time_left()))
 
     async def feed_job(self, job_id: str, data: bytes, *, close: bool = False) -> None:
-        """Bytes for the job's stdin; `close` gives it end of file after them.
+        """Write to the job's stdin. With `close`, end of file follows.
 
-        Raises WorkspaceError if the job has ended, or takes none of a part within five seconds.
+        Raises:
+            WorkspaceError: The job has ended, or did not read its stdin for five seconds.
         """
         await self._jobs.feed(job_id, data, close)
 
     async def stop_job(self, job_id: str) -> JobStatus:
-        """TERM, and KILL two seconds later, to the job's whole group."""
+        """Send TERM, and KILL two seconds later, to the job's whole group."""
         return await self._jobs.stop(job_id)
 
     async def list_jobs(self) -> list[JobStatus]:
-        """All jobs of this workspace, without their output."""
+        """Return all jobs of this workspace, without their output."""
         return await self._jobs.list()
 
     async def stat(self, path: str) -> FileStat | None:
-        """The entry itself, a link not followed; None if there is none."""
+        """Return the entry, links not followed, or None if there is none."""
         return await self._files.stat(self.resolve(path))
 
     async def read_bytes(self, path: str, *, offset: int = 0, limit: int | None = None) -> bytes:
-        """`limit` bytes (None: all) of a regular file from `offset` on; only these are transferred."""
+        """Return `limit` bytes (None: all) of a regular file from `offset` on."""
         if offset < 0:
             raise WorkspaceError(f"the offset must be 0 or more, got {offset}")
         return await self._files.read(self.resolve(path), offset, limit)
 
     async def write_bytes(self, path: str, data: bytes, *, mode: int | None = None) -> None:
-        """Replaces a file, or makes it and the folders above it: all of it or nothing.
+        """Write a file, all of it or nothing, and create its parent folders.
 
-        A file that was there keeps its mode unless `mode` is given; a link stays and its target is written.
+        An existing file keeps its mode unless `mode` is given. A link stays, and its target is
+        written.
         """
         await self._files.write(self.resolve(path), data, mode)
 
     async def remove(self, path: str) -> None:
-        """Removes a file or a link."""
+        """Remove a file or a link."""
         await self._files.remove(self.resolve(path))
 
-    async def move(self, source: str, target: str) -> None:
-        """Renames a file or folder; makes the folders above the target, replaces a file that is there."""
-        await self._files.move(self.resolve(source), self.resolve(target))
-
     async def list_dir(self, path: str, *, depth: int) -> list[DirEntry]:
-        """Entries down to `depth` levels, links not followed, sorted by path; 4 MiB of names at most."""
+        """Return entries down to `depth` levels, links not followed, sorted by path.
+
+        At most 4 MiB of names are returned.
+        """
         return await self._files.list_dir(self.resolve(path), depth)

@@ -1,4 +1,4 @@
-"""Model profiles: what the data says, which entry a name gets, and when prices double."""
+"""Model profiles: the data, the entry of a name, and the hours of higher prices."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_name_has_a_profile_and_a_strange_one_is_never_cheap(name: str) ->
 @pytest.mark.parametrize("day", range(7))
 @pytest.mark.parametrize("hour", range(24))
 def test_peak_hours(day: int, hour: int) -> None:
-    """Monday to Friday, 01-04 and 06-10 UTC: half-open, whatever the zone of the clock that is asked."""
+    """Peak is Monday to Friday, 01-04 and 06-10 UTC, half-open, in every time zone."""
     moment = MONDAY + timedelta(days=day, hours=hour, minutes=59)
     peak = day < 5 and (1 <= hour < 4 or 6 <= hour < 10)
     factor = 2.0 if peak else 1.0

@@ -1,4 +1,4 @@
-"""The four variables, the settings by name, and what is said where one is wrong."""
+"""The four variables, the settings by name, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_wrong_setting_is_named(overrides: dict[str, Any], named: str) -> None
 
 
 def test_settings_come_as_text_too() -> None:
-    """Harbor's `--ak` hands over what a person typed."""
+    """Harbor's `--ak` passes text."""
     settings = load(overrides={"max_steps": "100", "thinking": "false", "compact_at": "0.5"})
     assert (settings.max_steps, settings.thinking, settings.compact_at) == (100, False, 0.5)
 

@@ -1,6 +1,6 @@
-"""Five megabytes and more of what agents read: source, logs, CSV, hex, Chinese.
+"""Five megabytes of texts that agents read: source, logs, CSV, hex, Chinese.
 
-The same on every machine but for the source, which is the standard library of the Python that runs.
+They are the same on every machine, except the source, which is that of Python's standard library.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def chinese(draw: random.Random) -> str:
 
 
 def texts() -> list[str]:
-    """The corpus, text by text; what is not source is cut into outputs of the size that a tool shows."""
+    """Return the texts of the corpus. All but the source is cut to the size of a tool result."""
     draw = random.Random(5)
     made = "\x00".join(make(draw) for make in (logs, table, hexadecimal, chinese) for _ in range(2)).split(
         "\x00"

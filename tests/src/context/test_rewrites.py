@@ -1,14 +1,19 @@
-"""What pruning, summarising and trimming may and may not do to a history."""
+"""Properties of pruning, summarising and trimming."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.context.exchanges import split
-from src.context.prune import is_cleared, prune
-from src.context.summarise import recent_exchanges, with_summary
-from src.context.trim import TRIM_NOTE, trim
+from src.context.compaction import (
+    TRIM_NOTE,
+    is_cleared,
+    prune,
+    recent_exchanges,
+    split,
+    trim,
+    with_summary,
+)
 from src.llm.messages import Message
 from tests.src.context.histories import HEAD, histories, paired
 
@@ -28,7 +33,8 @@ def in_order(shorter: list[Message], longer: list[Message]) -> bool:
 @given(histories())
 def test_splitting_loses_nothing(messages: list[Message]) -> None:
     parts = split(messages)
-    assert parts.messages == messages and list(parts.head) == HEAD
+    joined = [*parts.head, *(message for exchange in parts.exchanges for message in exchange)]
+    assert joined == messages and list(parts.head) == HEAD
     assert all(exchange[0].role == "assistant" for exchange in parts.exchanges)
 
 
@@ -48,7 +54,7 @@ def test_pruning_clears_old_outputs_and_nothing_else(
     freed = sum(size(old) - size(new) for old, new in changed)
     assert freed >= max(1, minimum)
     assert f"about {size(changed[0][0])} tokens" in changed[0][1].content
-    # The most recent outputs are there byte for byte, as many as the protection covers whole.
+    # The most recent outputs are unchanged, as many as the protection covers completely.
     seen = 0
     for message in reversed(outputs):
         seen += size(message)
@@ -87,7 +93,7 @@ def test_a_summary_keeps_head_and_recent_messages(messages: list[Message], keep:
     note = rewritten[len(HEAD)]
     assert note.role == "user" and text.strip() in note.content
     assert in_order([m for exchange in recent for m in exchange], messages)
-    # Summarised again, the note of the first summary is part of what is replaced.
+    # A second summary replaces the note of the first one.
     again = split(rewritten, len(HEAD))
     assert again.exchanges[0][0] is note
     assert all(message is not note for message in with_summary(again, "second", ()))

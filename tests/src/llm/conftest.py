@@ -1,4 +1,4 @@
-"""Every test of the wire runs over both transports."""
+"""Runs every test with a `transport` over both transports."""
 
 from __future__ import annotations
 

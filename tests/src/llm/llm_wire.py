@@ -1,4 +1,4 @@
-"""A raw HTTP server for what a well-behaved one cannot do, and the bytes of a streamed answer."""
+"""A raw HTTP server that can misbehave, and the bytes of streamed answers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ USAGE = {
 DONE = b"data: [DONE]\n\n"
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
-Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class WordCounter:
-    """A token is a word. Tests of arithmetic need counts that can be seen."""
+    """Counts words, so that sizes in tests are easy to see."""
 
     exact = True
 
@@ -53,7 +53,7 @@ def settings(base_url: str, **overrides: Any) -> Settings:
 
 
 def client_for(base_url: str, transport: str, *, clock: Any = None, **overrides: Any) -> DeepSeekClient:
-    """A client whose waits take no time; they are in `client.waits`."""
+    """Return a client whose waits take no time; they are in `client.waits`."""
     options = settings(base_url, **overrides)
     waits: list[float] = []
 
@@ -83,7 +83,7 @@ def event(value: Any) -> bytes:
 
 
 def delta(finish: str | None = None, **fields: Any) -> bytes:
-    """One chunk with a delta."""
+    """Return one chunk with a delta."""
     return event({"model": "deepseek-v4-pro", "choices": [{"delta": fields, "finish_reason": finish}]})
 
 
@@ -101,26 +101,26 @@ def usage_event(usage: Any = USAGE) -> bytes:
 
 
 def hello(finish: str = "stop", usage: Any = USAGE, **fields: Any) -> list[bytes]:
-    """A whole answer."""
+    """Return the chunks of a whole answer."""
     fields = fields or {"reasoning_content": "let me greet", "content": "hello there"}
     tail = [usage_event(usage)] if usage is not None else []
     return [delta(**fields), delta(finish, content=""), *tail, DONE]
 
 
-def answer(*pieces: bytes) -> Play:
-    """Streams the pieces, each as one HTTP chunk, and ends properly."""
+def answer(*pieces: bytes) -> Handler:
+    """Stream the pieces, each as one HTTP chunk, and end properly."""
 
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _send(writer, pieces)
         writer.write(b"0\r\n\r\n")
 
-    return play
+    return handle
 
 
-def slowly(pause: float, *pieces: bytes) -> Play:
-    """As `answer`, with a pause before each piece."""
+def slowly(pause: float, *pieces: bytes) -> Handler:
+    """Stream the pieces with a pause before each."""
 
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD)
         for piece in pieces:
             await asyncio.sleep(pause)
@@ -128,22 +128,22 @@ def slowly(pause: float, *pieces: bytes) -> Play:
             await writer.drain()
         writer.write(b"0\r\n\r\n")
 
-    return play
+    return handle
 
 
-def dropped(*pieces: bytes) -> Play:
-    """Streams the pieces and cuts the connection."""
+def dropped(*pieces: bytes) -> Handler:
+    """Stream the pieces and cut the connection."""
 
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _send(writer, pieces)
 
-    return play
+    return handle
 
 
-def silent(*pieces: bytes, comments: float = 0.0) -> Play:
-    """Streams the pieces, then says nothing, or a comment every so many seconds, until the client leaves."""
+def silent(*pieces: bytes, comments: float = 0.0) -> Handler:
+    """Stream the pieces, then nothing or comments at intervals, until the client leaves."""
 
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if pieces or comments:
             await _send(writer, pieces)
         gone = asyncio.ensure_future(reader.read())
@@ -152,23 +152,23 @@ def silent(*pieces: bytes, comments: float = 0.0) -> Play:
             if comments:
                 writer.write(_framed(b": keep-alive\n\n"))
 
-    return play
+    return handle
 
 
-def status(code: int, body: str | bytes = "", **headers: str) -> Play:
-    """A refusal. Header names are written with underscores."""
+def status(code: int, body: str | bytes = "", **headers: str) -> Handler:
+    """Refuse the request. Header names are written with underscores."""
 
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         data = body.encode() if isinstance(body, str) else body
         lines = [f"HTTP/1.1 {code} Refused", f"content-length: {len(data)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
 
-    return play
+    return handle
 
 
-def refusal(code: int, message: str, **headers: str) -> Play:
-    """A refusal in the API's form."""
+def refusal(code: int, message: str, **headers: str) -> Handler:
+    """Refuse the request in the API's form."""
     return status(code, json.dumps({"error": {"message": message, "type": "x"}}), **headers)
 
 
@@ -186,7 +186,7 @@ def _framed(piece: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A request as it came."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -198,10 +198,10 @@ class Recorded:
 
 
 class FaultServer:
-    """Plays one play for each request; the last one is repeated. One request a connection."""
+    """Runs one handler for each request and repeats the last one. One request per connection."""
 
-    def __init__(self, *plays: Play) -> None:
-        self._plays = list(plays)
+    def __init__(self, *handlers: Handler) -> None:
+        self._handlers = list(handlers)
         self._running: set[asyncio.Task[None]] = set()
         self.requests: list[Recorded] = []
         self.asked = asyncio.Event()
@@ -232,7 +232,7 @@ class FaultServer:
             number = len(self.requests)
             self.asked.set()
             self.requests.append(Recorded(head[0].split()[1], headers, body))
-            await self._plays[min(number, len(self._plays) - 1)](reader, writer)
+            await self._handlers[min(number, len(self._handlers) - 1)](reader, writer)
             await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass

@@ -1,4 +1,4 @@
-"""What becomes of an answer: text, reasoning, calls, finish reasons, usage; and the bytes of a request."""
+"""Answers (text, reasoning, calls, finish reasons, usage) and the bytes of requests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from src.llm.messages import Conversation, ToolCall, assistant, canonical_json, 
 TOOLS = [{"type": "function", "function": {"name": "shell_command", "parameters": {"type": "object"}}}]
 
 
-async def play(transport: str, *pieces: bytes, history: Conversation | None = None) -> Completion:
-    """The completion that these pieces of a stream make."""
+async def streamed(transport: str, *pieces: bytes, history: Conversation | None = None) -> Completion:
+    """Return the completion of these pieces of a stream."""
     async with FaultServer(answer(*pieces)) as server:
         client = client_for(server.base_url, transport)
         try:
@@ -50,7 +50,7 @@ async def test_reasoning_content_and_usage(transport: str) -> None:
         {"content": "hello "},
         {"content": "wörld 你好\u2028"},
     ]
-    completion = await play(transport, *ended("stop", *deltas))
+    completion = await streamed(transport, *ended("stop", *deltas))
     message = completion.message
     assert (message.reasoning, message.content) == ("  think\nmore ", "hello wörld 你好\u2028")
     assert json.loads(message.wire)["reasoning_content"] == "  think\nmore "
@@ -70,7 +70,7 @@ async def test_calls_come_in_pieces_and_out_of_order(transport: str) -> None:
         {"tool_calls": [call_delta(0, '{"command": '), call_delta(1, '{"file_path":"x"}')]},
         {"tool_calls": [call_delta(0, '"ls"}')]},
     ]
-    completion = await play(transport, *ended("tool_calls", *deltas))
+    completion = await streamed(transport, *ended("tool_calls", *deltas))
     assert completion.message.tool_calls == (
         ToolCall("a", "shell_command", '{"command": "ls"}'),
         ToolCall("b", "read_file", '{"file_path":"x"}'),
@@ -83,7 +83,7 @@ async def test_calls_without_an_index(transport: str) -> None:
         {"tool_calls": [call_delta(None, ":1}")]},
         {"tool_calls": [call_delta(None, "{}", id="b", name="two")]},
     ]
-    completion = await play(transport, *ended("tool_calls", *deltas))
+    completion = await streamed(transport, *ended("tool_calls", *deltas))
     assert [(c.id, c.name, c.arguments) for c in completion.message.tool_calls] == [
         ("a", "one", '{"a":1}'),
         ("b", "two", "{}"),
@@ -100,7 +100,7 @@ async def test_missing_and_repeated_ids_are_made_anew(transport: str) -> None:
         call_delta(2, "{}", id="new", name="x"),
         call_delta(3, "{}", name="x"),
     ]
-    completion = await play(transport, *ended("tool_calls", {"tool_calls": calls}), history=history)
+    completion = await streamed(transport, *ended("tool_calls", {"tool_calls": calls}), history=history)
     ids = [call.id for call in completion.message.tool_calls]
     assert ids[1] == "new"
     assert len({*ids, "taken"}) == 5 and all(ids)
@@ -114,7 +114,7 @@ async def test_arguments_go_back_valid_and_names_sendable(transport: str) -> Non
         call_delta(2, "{'repr': None}", id="c", name="x"),
         call_delta(3, "{}", id="d", name="no such\ntool"),
     ]
-    completion = await play(transport, *ended("tool_calls", {"tool_calls": calls}))
+    completion = await streamed(transport, *ended("tool_calls", {"tool_calls": calls}))
     made = completion.message.tool_calls
     assert made[0].arguments == '{ "kept" : "as it is" }' and made[0].problem is None
     assert made[1].problem is not None
@@ -126,24 +126,24 @@ async def test_arguments_go_back_valid_and_names_sendable(transport: str) -> Non
 
 async def test_a_cut_answer_runs_nothing(transport: str) -> None:
     calls = [call_delta(0, "{}", id="a", name="x"), call_delta(1, '{"command": "rm -r', id="b", name="x")]
-    completion = await play(transport, *ended("length", {"tool_calls": calls}))
+    completion = await streamed(transport, *ended("length", {"tool_calls": calls}))
     assert completion.cut
     assert all("cut off" in (call.problem or "") for call in completion.message.tool_calls)
-    only_thought = await play(transport, *ended("length", {"reasoning_content": "hm"}))
+    only_thought = await streamed(transport, *ended("length", {"reasoning_content": "hm"}))
     assert only_thought.cut and only_thought.message.reasoning == "hm"
 
 
 async def test_a_refused_answer_is_a_finish_reason_without_calls(transport: str) -> None:
     call = {"tool_calls": [call_delta(0, "{}", id="a", name="x")]}
-    completion = await play(transport, *ended("content_filter", call))
+    completion = await streamed(transport, *ended("content_filter", call))
     assert completion.finish_reason == "content_filter" and not completion.message.tool_calls
-    empty = await play(transport, *ended("content_filter"))
+    empty = await streamed(transport, *ended("content_filter"))
     assert empty.finish_reason == "content_filter" and empty.message.content == ""
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}, "odd"])
 async def test_a_call_without_usage_is_priced_by_our_own_count(transport: str, usage: Any) -> None:
-    completion = await play(transport, *hello(usage=usage))
+    completion = await streamed(transport, *hello(usage=usage))
     assert completion.usage.estimated
     assert (completion.usage.prompt_tokens, completion.usage.cache_hit_tokens) == (1000, 0)
     assert completion.usage.completion_tokens == 5  # "let me greet", "hello there"
@@ -153,12 +153,14 @@ async def test_a_call_without_usage_is_priced_by_our_own_count(transport: str, u
 async def test_bytes_may_be_cut_anywhere(transport: str) -> None:
     stream = b"".join([b": keep-alive\r\n\r\n", *hello(content="wörld 你好 😀"), b": bye\n\n"])
     stream = stream.replace(b"\n\ndata", b"\r\n\r\ndata", 1).replace(b"\\u00f6", "ö".encode())
-    completion = await play(transport, *[stream[i : i + 1] for i in range(len(stream))])
+    completion = await streamed(transport, *[stream[i : i + 1] for i in range(len(stream))])
     assert completion.message.content == "wörld 你好 😀"
 
 
 async def test_halves_of_a_character_are_joined(transport: str) -> None:
-    completion = await play(transport, *ended("stop", {"content": "\ud83d"}, {"content": "\ude00 \ud83d"}))
+    completion = await streamed(
+        transport, *ended("stop", {"content": "\ud83d"}, {"content": "\ude00 \ud83d"})
+    )
     assert completion.message.content == "😀 \ufffd"
 
 

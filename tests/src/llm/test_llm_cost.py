@@ -1,4 +1,4 @@
-"""Money: prices, peak hours, the limit before a call, what failed calls cost."""
+"""Cost: prices, peak hours, the limit before a call, and failed calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_wire import (
 )
 
 from src.config import profile_for
-from src.llm import ContextOverflow, CostLimitReached, DeepSeekClient, Ledger, Usage
+from src.llm import ContextOverflow, CostLimitReached, DeepSeekClient, Usage, UsageTotals
 from src.llm.usage import billing_profile, cost_of
 from src.tools.arguments import parse_arguments
 
@@ -32,7 +32,7 @@ BEFORE_PEAK = datetime(2026, 11, 20, 0, 59, tzinfo=UTC)
 
 
 def client(base_url: str, *moments: datetime, **overrides: Any) -> DeepSeekClient:
-    """A client on httpx whose calls happen at these moments (the last one stays)."""
+    """Return a client on httpx whose calls happen at these moments; the last one stays."""
     options = settings(base_url or "http://127.0.0.1:9", **overrides)
     left = list(moments or [OFF_PEAK])
 
@@ -105,18 +105,16 @@ def test_the_answering_model_sets_the_price_where_it_is_known() -> None:
     assert billing_profile("some-flash", "").vision
 
 
-def test_the_ledger_adds_up_by_model() -> None:
-    ledger = Ledger()
-    ledger.record("a", Usage(10, 4, 6, 2), 0.5)
-    ledger.record("b", Usage.estimate(20, 3), 0.25, failed=True)
-    ledger.record("a", Usage(1, 0, 1, 1), 0.25)
-    assert (ledger.calls, ledger.failed, ledger.cost_usd) == (2, 1, 1.0)
-    assert ledger.usage == Usage(31, 4, 27, 6, 0, estimated=True)
-    assert ledger.by_model["a"].usage == Usage(11, 4, 7, 3)
-    assert not ledger.by_model["a"].usage.estimated
+def test_usage_totals_add_up() -> None:
+    totals = UsageTotals()
+    totals.record(Usage(10, 4, 6, 2), 0.5)
+    totals.record(Usage.estimate(20, 3), 0.25, failed=True)
+    totals.record(Usage(1, 0, 1, 1), 0.25)
+    assert (totals.calls, totals.failed, totals.cost_usd) == (2, 1, 1.0)
+    assert totals.usage == Usage(31, 4, 27, 6, 0, estimated=True)
 
 
-async def test_a_call_that_crosses_into_the_peak_is_booked_at_the_peak() -> None:
+async def test_a_call_that_crosses_into_the_peak_is_recorded_at_the_peak() -> None:
     async with FaultServer(answer(*hello())) as server:
         run = client(server.base_url, BEFORE_PEAK, PEAK)
         completion = await run.complete(conversation(), tools_wire=None, prompt_tokens=1000)
@@ -133,7 +131,8 @@ async def ask(run: DeepSeekClient, prompt_tokens: int, **options: Any) -> Any:
 
 async def test_a_limit_that_pays_for_less_lowers_max_tokens() -> None:
     async with FaultServer(answer(*hello())) as server:
-        # 100,000 tokens of prompt may cost $0.06732 (slack of 2 %); the rest pays for 10,000 of output.
+        # 100,000 tokens of prompt may cost $0.06732 (slack of 2 %); the rest pays for 10,000 of
+        # output.
         await ask(client(server.base_url, cost_limit_usd=0.06732 + 10_000.5 * 1.98e-6), 100_000)
         assert server.requests[0].json["max_tokens"] == 10_000
 
@@ -141,7 +140,7 @@ async def test_a_limit_that_pays_for_less_lowers_max_tokens() -> None:
 async def test_a_limit_that_pays_for_too_little_sends_nothing() -> None:
     async with FaultServer(answer(*hello())) as server:
         for limit, moment in ((0.06732 + 3_999 * 1.98e-6, OFF_PEAK), (0.14, PEAK), (0.01, OFF_PEAK)):
-            with pytest.raises(CostLimitReached, match=r"LLM_COST_LIMIT of \$0\.\d+ would be passed"):
+            with pytest.raises(CostLimitReached, match=r"LLM_COST_LIMIT of \$0\.\d+ would be exceeded"):
                 await ask(client(server.base_url, moment, cost_limit_usd=limit), 100_000)
         assert server.requests == []
 
@@ -153,8 +152,8 @@ async def test_a_small_request_needs_no_more_than_it_asks_for() -> None:
 
 
 async def test_broken_calls_are_paid_for_and_count_towards_the_limit() -> None:
-    play = dropped(delta(reasoning_content="one two three"), delta(content="four"))
-    async with FaultServer(play) as server:
+    handler = dropped(delta(reasoning_content="one two three"), delta(content="four"))
+    async with FaultServer(handler) as server:
         run = client(server.base_url, cost_limit_usd=0.15, max_retries=8)
         with pytest.raises(CostLimitReached):
             await ask(run, 60_000)
@@ -190,7 +189,7 @@ async def test_output_is_clipped_to_the_window_and_a_full_window_sends_nothing()
 )
 def test_no_call_may_pass_the_limit(prompt: int, limit: float, spent: float, peak: bool) -> None:
     run = client("", PEAK if peak else OFF_PEAK, cost_limit_usd=limit)
-    run.spent.record(PRO, Usage(), spent)
+    run.spent.record(Usage(), spent)
     try:
         asked = run._output_tokens(prompt, None)
     except CostLimitReached:

@@ -1,4 +1,4 @@
-"""Every row of the error table (contracts.md 5), over both transports and real HTTP."""
+"""Every row of the error table (docs/contract.md, DeepSeek's API), over both transports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_wire import (
     DONE,
     KEY,
     FaultServer,
-    Play,
+    Handler,
     answer,
     client_for,
     conversation,
@@ -55,9 +55,9 @@ async def ask(client: DeepSeekClient, **options: object) -> Completion:
         await client.aclose()
 
 
-async def error_of(play: Play, transport: str, **options: object) -> ModelError:
-    """The error that a client without retries raises."""
-    async with FaultServer(play) as server:
+async def error_of(handler: Handler, transport: str, **options: object) -> ModelError:
+    """Return the error that a client without retries raises."""
+    async with FaultServer(handler) as server:
         with pytest.raises(ModelError) as caught:
             await ask(client_for(server.base_url, transport, **options))
         assert len(server.requests) == 1
@@ -108,15 +108,15 @@ async def test_load_is_retried_until_an_answer_comes(transport: str, code: int) 
 async def test_retries_end_with_the_last_failure(transport: str) -> None:
     async with FaultServer(refusal(503, f"busy, {KEY}")) as server:
         client = client_for(server.base_url, transport, max_retries=2)
-        with pytest.raises(ModelUnavailable, match=r"3 tries.*503.*busy, \*\*\*"):
+        with pytest.raises(ModelUnavailable, match=r"3 attempts.*503.*busy, \[REDACTED\]"):
             await ask(client)
         assert len(server.requests) == 3
         assert len({request.body for request in server.requests}) == 1
 
 
 async def test_retry_after_in_seconds_goes_first(transport: str) -> None:
-    plays = [refusal(429, "slow down", retry_after="7"), refusal(503, "x", retry_after="9999")]
-    async with FaultServer(*plays, answer(*hello())) as server:
+    handlers = [refusal(429, "slow down", retry_after="7"), refusal(503, "x", retry_after="9999")]
+    async with FaultServer(*handlers, answer(*hello())) as server:
         client = client_for(server.base_url, transport, max_retries=3)
         await ask(client)
     assert client.waits == [7.5, 300.5]
@@ -140,20 +140,22 @@ async def test_a_wait_beyond_the_deadline_is_not_made(transport: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("play", "says"),
+    ("handler", "says"),
     [
         pytest.param(dropped(delta(content="half an ans")), "broke off", id="dropped after a chunk"),
         pytest.param(dropped(), "broke off", id="dropped before a chunk"),
-        pytest.param(answer(delta(content="half an ans"), DONE), "half way", id="ended without a reason"),
-        pytest.param(answer(delta(content="half an ans")), "half way", id="ended without [DONE]"),
+        pytest.param(
+            answer(delta(content="half an ans"), DONE), "before its end", id="ended without a reason"
+        ),
+        pytest.param(answer(delta(content="half an ans")), "before its end", id="ended without [DONE]"),
         pytest.param(answer(b"data: {nonsense\n\n"), "unreadable", id="no JSON"),
         pytest.param(answer(b"data: \xff\xfe\n\n"), "unreadable", id="no UTF-8"),
         pytest.param(answer(b"data: [1]\n\n"), "where a chunk belongs", id="no object"),
-        pytest.param(answer(), "nothing in it", id="empty body"),
-        pytest.param(answer(DONE), "nothing in it", id="only [DONE]"),
-        pytest.param(answer(*hello(content=" \n")), "nothing in it", id="white space"),
+        pytest.param(answer(), "an empty answer", id="empty body"),
+        pytest.param(answer(DONE), "an empty answer", id="only [DONE]"),
+        pytest.param(answer(*hello(content=" \n")), "an empty answer", id="white space"),
         pytest.param(
-            answer(*hello("insufficient_system_resource")), "want of resources", id="insufficient resource"
+            answer(*hello("insufficient_system_resource")), "lack of resources", id="insufficient resource"
         ),
         pytest.param(
             answer(event({"error": {"message": "oops", "type": "server_error"}})), "oops", id="event"
@@ -164,11 +166,11 @@ async def test_a_wait_beyond_the_deadline_is_not_made(transport: str) -> None:
         pytest.param(status(500), "500: (nothing)", id="no body"),
     ],
 )
-async def test_failure_that_may_pass(transport: str, play: Play, says: str) -> None:
-    error = await error_of(play, transport)
+async def test_failure_that_may_pass(transport: str, handler: Handler, says: str) -> None:
+    error = await error_of(handler, transport)
     assert type(error) is ModelUnavailable
     assert says in str(error)
-    async with FaultServer(play, answer(*hello())) as server:
+    async with FaultServer(handler, answer(*hello())) as server:
         completion = await ask(client_for(server.base_url, transport, max_retries=1))
         assert (completion.message.content, completion.attempts) == ("hello there", 2)
 
@@ -204,7 +206,7 @@ async def test_no_connection(transport: str) -> None:
 
 async def test_silence_from_the_start(transport: str) -> None:
     error = await error_of(silent(), transport, stream_idle_sec=0.2)
-    assert "said nothing for 0.2 s" in str(error)
+    assert "sent nothing for 0.2 s" in str(error)
 
 
 async def test_silence_amid_an_answer_even_with_comments(transport: str) -> None:
@@ -224,7 +226,7 @@ async def test_a_queue_without_end(transport: str) -> None:
     error = await error_of(
         silent(comments=0.03), transport, stream_idle_sec=0.2, stream_queue_sec=0.4, max_retries=0
     )
-    assert "waiting for more than 0.4 s" in str(error)
+    assert "queued for more than 0.4 s" in str(error)
 
 
 async def test_the_whole_call_has_a_limit(transport: str) -> None:
@@ -244,12 +246,12 @@ async def test_the_deadline_ends_a_call(transport: str) -> None:
 
 async def test_an_answer_whose_end_never_comes_is_an_answer(transport: str) -> None:
     ended = [delta(content="hello there"), delta("stop", content="")]
-    for play in (
+    for handler in (
         silent(*ended, usage_event(), comments=0.03),
         dropped(*ended, usage_event()),
         answer(*ended, usage_event()),
     ):
-        async with FaultServer(play) as server:
+        async with FaultServer(handler) as server:
             completion = await ask(client_for(server.base_url, transport, stream_idle_sec=0.2))
         assert completion.message.content == "hello there"
         assert not completion.usage.estimated

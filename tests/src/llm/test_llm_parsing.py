@@ -1,4 +1,4 @@
-"""Server-sent events and chunks out of arbitrary bytes; Retry-After; redaction."""
+"""Server-sent events and chunks from arbitrary bytes, Retry-After, and refusals as one line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.llm import RetryableError, redact
-from src.llm.errors import one_line
-from src.llm.refusal import refused, retry_after
-from src.llm.sse import LineSplitter, sse_data
+from src.llm import RetryableError
+from src.llm.errors import refusal_error, retry_after
+from src.llm.httpx_transport import LineSplitter, sse_data
 from src.llm.stream import Answer
 from src.llm.transport import parse_chunk
+from src.text import Redactor
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -99,7 +99,7 @@ def test_no_chunk_crashes_the_reader(values: list[Any]) -> None:
     answer = Answer()
     for value in values:
         try:
-            answer.add(parse_chunk(value, ()))
+            answer.add(parse_chunk(value, Redactor(())))
         except RetryableError:
             assert not isinstance(value, dict)
     assert isinstance(answer.content + answer.reasoning + "".join(answer.texts()), str)
@@ -130,14 +130,7 @@ def test_retry_after(value: str, seconds: float | None) -> None:
 @given(st.text(max_size=200), st.integers(100, 599))
 def test_any_refusal_is_one_line_without_the_key(text: str, code: int) -> None:
     key = "sk-0123456789"
-    error = str(refused(code, f"{text}{key}{text}", {}, [key]))
+    error = str(refusal_error(code, f"{text}{key}{text}", {}, Redactor([key])))
     assert key not in error
     assert len(error.splitlines()) == 1
     assert len(error) < 800
-
-
-def test_redaction() -> None:
-    assert redact("a secret1 b secret2", ["secret1", "secret2"]) == "a *** b ***"
-    assert redact("abc", ["", "b"]) == "abc"
-    assert one_line(" a\n b\t c ") == "a b c"
-    assert len(one_line("x" * 5000)) == 600

@@ -1,4 +1,4 @@
-"""Waits and ends of retries, with tenacity and without it: the schedules are the same."""
+"""Delays and ends of retries, which are the same with tenacity and without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLICY = RetryPolicy(max_retries=8, base_sec=1.0, max_sec=60.0, retry_after_max_
 
 
 class Run:
-    """One retried call: fails as told, then gives "done". Time passes only by waiting."""
+    """One retried call: it fails with these errors, then returns "done". Only delays take time."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Run:
         left: float | None = None,
     ) -> None:
         self.waits: list[float] = []
-        self.told: list[tuple[int, str, float]] = []
+        self.retries: list[tuple[int, str, float]] = []
         self.attempts: list[int] = []
         self._failures = list(failures)
         chance = random.Random(7)
@@ -38,7 +38,7 @@ class Run:
             self._sleep,
             chance.random,
             lambda: None if left is None else left - sum(self.waits),
-            lambda attempt, error, pause: self.told.append((attempt, str(error), pause)),
+            lambda attempt, error, pause: self.retries.append((attempt, str(error), pause)),
             tenacity,
         )
 
@@ -73,13 +73,13 @@ async def test_the_waits_double_up_to_the_longest(tenacity: Any) -> None:
     assert run.attempts == list(range(1, 10))
     for wait, longest in zip(run.waits, [1, 2, 4, 8, 16, 32, 60, 60], strict=True):
         assert longest / 2 <= wait <= longest
-    assert run.told == [(i + 1, "busy", wait) for i, wait in enumerate(run.waits)]
+    assert run.retries == [(i + 1, "busy", wait) for i, wait in enumerate(run.waits)]
 
 
 @pytest.mark.parametrize("tenacity", WAYS.values(), ids=WAYS)
 async def test_ends(tenacity: Any) -> None:
     run = Run(tenacity, busy(9))
-    assert await run.result() == (ModelUnavailable, "the model could not be reached in 9 tries: busy")
+    assert await run.result() == (ModelUnavailable, "the model could not be reached in 9 attempts: busy")
     assert len(run.waits) == 8
     run = Run(tenacity, [FatalModelError("no"), *busy(1)])
     assert await run.result() == (FatalModelError, "no")
@@ -110,10 +110,10 @@ async def test_both_ways_have_the_same_schedule(
     results = [await run.result() for run in ways]
     assert results[0] == results[1]
     assert ways[0].waits == ways[1].waits
-    assert ways[0].told == ways[1].told
+    assert ways[0].retries == ways[1].retries
     assert ways[0].attempts == ways[1].attempts
     assert left is None or sum(ways[0].waits) <= left
 
 
 def test_a_huge_attempt_number_overflows_nothing() -> None:
-    assert POLICY.pause(5000, RetryableError("x"), 0.99) <= 60.0
+    assert POLICY.delay(5000, RetryableError("x"), 0.99) <= 60.0

@@ -1,4 +1,4 @@
-"""The client against the scripted model behind the relay: the protocol as DeepSeek speaks it."""
+"""The client with the scripted model behind the relay, which speaks DeepSeek's protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOOLS = canonical_json([{"type": "function", "function": {"name": "sh", "paramet
 
 
 class Broken(Conversation):
-    """A conversation whose wire leaves out what the API demands: only a bug could send it."""
+    """A conversation that violates the API's rules, as only a bug could send it."""
 
     def __init__(self, messages: Any, *, without: bytes) -> None:
         super().__init__(messages)
@@ -37,7 +37,7 @@ class Broken(Conversation):
 
 
 class Bench:
-    """A relay that plays turns, and a client of it."""
+    """A relay with scripted turns, and a client of it."""
 
     def __init__(self, transport: str, turns: list[dict[str, Any]], relay_limit: float | None, **given: Any):
         window = given.pop("context_window_of_server", None)
@@ -140,14 +140,14 @@ async def test_a_fault_that_passes(transport: str, fault: dict[str, Any]) -> Non
 
 async def test_a_fault_that_stays(transport: str) -> None:
     async with bench(transport, {"content": "x", "faults": [{"status": 502, "times": 0}]}) as run:
-        with pytest.raises(ModelUnavailable, match="3 tries"):
+        with pytest.raises(ModelUnavailable, match="3 attempts"):
             await run.ask()
 
 
 async def test_insufficient_resources_are_retried(transport: str) -> None:
     turn = {"content": "half", "finish_reason": "insufficient_system_resource"}
     async with bench(transport, turn) as run:
-        with pytest.raises(ModelUnavailable, match="want of resources"):
+        with pytest.raises(ModelUnavailable, match="lack of resources"):
             await run.ask()
         assert run.client.spent.failed == 3
         assert run.client.spent.cost_usd == pytest.approx(run.usage.cost_usd)

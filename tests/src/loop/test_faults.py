@@ -1,4 +1,4 @@
-"""Runs in which the environment or the stream fails. The model is scripted, all else is real."""
+"""Runs in which the environment or the stream fails. Only the model is scripted."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from runner.scripted.format import Fault
 from src.tools.workspace import commands, exec_adapter
-from tests.src.loop.playing import DONE, WRITE, is_a_clean_line, play, shell
+from tests.src.loop.agent_runs import DONE, WRITE, is_a_clean_line, run_agent, shell
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
 
 class Vanishing(ProcessEnvironment):
-    """Goes away after some commands, as a container that was removed."""
+    """Disappears after some commands, like a container that was removed."""
 
     left = 12
 
@@ -31,12 +31,12 @@ class Vanishing(ProcessEnvironment):
 async def test_an_environment_that_vanishes_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     counting = [shell(f"echo {number}", f"call_{number}") for number in range(60)]
-    played = await play(tmp_path, counting, environment=Vanishing(tmp_path / "app"))
-    assert is_a_clean_line(played.line) and not played.line.startswith("completed"), played.line
+    run = await run_agent(tmp_path, counting, environment=Vanishing(tmp_path / "app"))
+    assert is_a_clean_line(run.line) and not run.line.startswith("completed"), run.line
 
 
 class Hiccup(ProcessEnvironment):
-    """Each command of the model's raises once it ran, as an exec at its own time limit does."""
+    """Raises after each command of the model, like an exec at its own time limit."""
 
     async def exec(self, command: str, *args: Any, **more: Any) -> Any:
         result = await super().exec(command, *args, **more)
@@ -47,40 +47,40 @@ class Hiccup(ProcessEnvironment):
 
 async def test_an_exec_that_raises_is_no_end(tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
-    played = await play(
+    run = await run_agent(
         tmp_path, [shell("echo done >> result.txt"), *DONE], environment=Hiccup(tmp_path / "app")
     )
-    assert played.line.startswith("completed; 3 steps")
+    assert run.line.startswith("completed; 3 steps")
     assert (tmp_path / "app" / "result.txt").read_text() == "done\n"
 
 
-async def test_a_command_that_hangs_is_ended_and_told(tmp_path: Path) -> None:
-    played = await play(tmp_path, [shell("echo begun; sleep 3600", timeout_ms=1000), WRITE, *DONE])
-    assert played.line.startswith("completed; 4 steps")
-    assert "begun" in played.texts("tool")[0] and "timed out" in played.texts("tool")[0]
-    assert not [line for line in await played.environment.settled() if "sleep 3600" in line]
+async def test_a_command_that_hangs_is_stopped_and_reported(tmp_path: Path) -> None:
+    run = await run_agent(tmp_path, [shell("echo begun; sleep 3600", timeout_ms=1000), WRITE, *DONE])
+    assert run.line.startswith("completed; 4 steps")
+    assert "begun" in run.texts("tool")[0] and "timed out" in run.texts("tool")[0]
+    assert not [line for line in await run.environment.settled() if "sleep 3600" in line]
 
 
-async def test_broken_and_silent_streams_are_tried_again(tmp_path: Path) -> None:
+async def test_broken_and_silent_streams_are_retried(tmp_path: Path) -> None:
     broken = replace(WRITE, fault=Fault(drop_after=2))
     silent = replace(WRITE, fault=Fault(silence_after=2, silence_sec=30))
-    played = await play(tmp_path, [broken, silent, WRITE, *DONE], stream_idle_sec=0.5)
-    assert played.line.startswith("completed; 3 steps") and len(played.model.requests) == 5
+    run = await run_agent(tmp_path, [broken, silent, WRITE, *DONE], stream_idle_sec=0.5)
+    assert run.line.startswith("completed; 3 steps") and len(run.model.requests) == 5
     assert (tmp_path / "app" / "result.txt").read_text() == "done\n"
 
 
 async def test_a_stream_that_always_breaks_ends_in_a_line(tmp_path: Path) -> None:
-    played = await play(tmp_path, [replace(WRITE, fault=Fault(drop_after=2))])
-    assert played.line.startswith("model error") and is_a_clean_line(played.line)
+    run = await run_agent(tmp_path, [replace(WRITE, fault=Fault(drop_after=2))])
+    assert run.line.startswith("model error") and is_a_clean_line(run.line)
 
 
 async def test_an_environment_without_exec_is_a_line(tmp_path: Path) -> None:
-    played = await play(tmp_path, [*DONE], environment=SimpleNamespace())
-    assert is_a_clean_line(played.line) and not played.line.startswith("completed")
+    run = await run_agent(tmp_path, [*DONE], environment=SimpleNamespace())
+    assert is_a_clean_line(run.line) and not run.line.startswith("completed")
 
 
 class Hanging(ProcessEnvironment):
-    """An exec that never comes back, and knows no time limit of its own."""
+    """Has an exec that never returns and has no time limit."""
 
     async def exec(self, command: str, *args: Any, **more: Any) -> Any:
         if " run " in command:
@@ -93,6 +93,6 @@ async def test_an_exec_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(commands, "BACKSTOP_SEC", 0.5)
     (tmp_path / "app").mkdir()
     turns = [shell("echo done > result.txt", timeout_ms=1000), *DONE]
-    played = await asyncio.wait_for(play(tmp_path, turns, environment=Hanging(tmp_path / "app")), 90)
-    assert played.line.startswith("completed; 3 steps"), played.line
-    assert "timed out after 1 s" in played.texts("tool")[0]
+    run = await asyncio.wait_for(run_agent(tmp_path, turns, environment=Hanging(tmp_path / "app")), 90)
+    assert run.line.startswith("completed; 3 steps"), run.line
+    assert "timed out after 1 s" in run.texts("tool")[0]

@@ -1,4 +1,4 @@
-"""Whole runs: how they go, and every way in which they can end. The model is scripted, all else is real."""
+"""Whole runs and every way in which they can end. Only the model is scripted."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ import pytest
 from agent import Agent
 from runner.relay import ApiError, ModelRequest, Relay
 from runner.scripted import Reply, ReplyCall, ScriptUpstream
-from tests.src.loop.playing import (
+from tests.src.loop.agent_runs import (
     DONE,
     WRITE,
-    Played,
-    Replies,
+    FinishedRun,
+    ScriptedModel,
     call,
     is_a_clean_line,
     make_agent,
-    play,
-    said,
+    run_agent,
     shell,
+    text_reply,
 )
 from tests.src.tools.workspace.doubles import ProcessEnvironment, eventually
 
 
 async def test_a_task_is_solved_verified_and_ended(tmp_path: Path) -> None:
-    played = await play(tmp_path, [WRITE, *DONE])
+    finished = await run_agent(tmp_path, [WRITE, *DONE])
     assert (tmp_path / "app" / "result.txt").read_text() == "done\n"
-    assert played.line.startswith("completed; 3 steps, ") and is_a_clean_line(played.line)
-    assert "Before this ends, verify once more" in played.texts("user")[-1]
-    assert "Write the word done into result.txt." in played.texts("user")[-1]
-    roles = [message["role"] for message in played.messages()]
+    assert finished.line.startswith("completed; 3 steps, ") and is_a_clean_line(finished.line)
+    assert "Before this ends, verify once more" in finished.texts("user")[-1]
+    assert "Write the word done into result.txt." in finished.texts("user")[-1]
+    roles = [message["role"] for message in finished.messages()]
     assert roles == ["system", "user", "assistant", "tool", "assistant", "user"]
 
 
 async def test_messages_keep_their_bytes_and_reasoning_goes_back(tmp_path: Path) -> None:
-    played = await play(tmp_path, [WRITE, shell("cat result.txt", "call_2"), *DONE])
-    bodies = [request.body for request in played.model.requests]
+    finished = await run_agent(tmp_path, [WRITE, shell("cat result.txt", "call_2"), *DONE])
+    bodies = [request.body for request in finished.model.requests]
     for earlier, later in pairwise(bodies):
         start = earlier.index(b'"messages":[') + len(b'"messages":[')
         history = earlier[start : earlier.index(b'],"tools":', start)]
         assert history in later
-    assistants = [m for m in played.messages() if m["role"] == "assistant"]
+    assistants = [m for m in finished.messages() if m["role"] == "assistant"]
     assert all(message["reasoning_content"] == "a thought" for message in assistants)
-    request = played.model.requests[0].payload
+    request = finished.model.requests[0].payload
     assert "tool_choice" not in request and request["thinking"] == {"type": "enabled"}
     assert request["reasoning_effort"] == "max" and request["stream_options"] == {"include_usage": True}
 
@@ -75,19 +75,19 @@ async def test_messages_keep_their_bytes_and_reasoning_goes_back(tmp_path: Path)
     ],
 )
 async def test_no_end_raises(tmp_path: Path, turns: list[Any], starts: str, says: str) -> None:
-    played = await play(tmp_path, turns, max_steps=40)
-    assert is_a_clean_line(played.line), played.line
-    assert played.line.startswith(starts) and says in played.line
-    assert played.trajectory["final_metrics"]["extra"]["end"] == starts or starts.startswith("refused")
+    finished = await run_agent(tmp_path, turns, max_steps=40)
+    assert is_a_clean_line(finished.line), finished.line
+    assert finished.line.startswith(starts) and says in finished.line
+    assert finished.trajectory["final_metrics"]["extra"]["end"] == starts or starts.startswith("refused")
 
 
-async def test_what_passes_is_tried_again(tmp_path: Path) -> None:
-    played = await play(
+async def test_temporary_failures_are_retried(tmp_path: Path) -> None:
+    finished = await run_agent(
         tmp_path,
         [ApiError(429, "slow down", retry_after=0.01), ApiError(500, "oops"), WRITE, Reply(), *DONE],
     )
-    assert played.line.startswith("completed; 3 steps") and len(played.model.requests) == 6
-    assert "try 1 failed" in (played.logs / "agent.log").read_text()
+    assert finished.line.startswith("completed; 3 steps") and len(finished.model.requests) == 6
+    assert "attempt 1 failed" in (finished.logs / "agent.log").read_text()
 
 
 async def test_a_missing_key_is_one_line_before_anything_runs(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ async def test_a_cut_answer_runs_nothing_and_says_so(tmp_path: Path) -> None:
         tool_calls=(ReplyCall("call_1", "shell_command", '{"command": "touch it-ran'),),
         finish_reason="length",
     )
-    played = await play(tmp_path, [cut, WRITE, *DONE])
-    assert played.line.startswith("completed")
+    finished = await run_agent(tmp_path, [cut, WRITE, *DONE])
+    assert finished.line.startswith("completed")
     assert not (tmp_path / "app" / "it-ran").exists()
-    assert "cut off" in played.texts("tool")[0]
-    arguments = played.messages()[2]["tool_calls"][0]["function"]["arguments"]
+    assert "cut off" in finished.texts("tool")[0]
+    arguments = finished.messages()[2]["tool_calls"][0]["function"]["arguments"]
     assert isinstance(json.loads(arguments), dict)
 
 
@@ -114,68 +114,69 @@ async def test_broken_arguments_are_answered_and_go_back_valid(tmp_path: Path) -
     broken = Reply(
         tool_calls=(ReplyCall("call_1", "shell_command", "{command: ["), call("no_such_tool", "call_2"))
     )
-    played = await play(tmp_path, [broken, WRITE, *DONE])
-    assert played.line.startswith("completed")
-    answers = played.texts("tool")
+    finished = await run_agent(tmp_path, [broken, WRITE, *DONE])
+    assert finished.line.startswith("completed")
+    answers = finished.texts("tool")
     assert "argument" in answers[0] and "no_such_tool" in answers[1]
-    for made in played.messages()[2]["tool_calls"]:
+    for made in finished.messages()[2]["tool_calls"]:
         assert isinstance(json.loads(made["function"]["arguments"]), dict)
 
 
 async def test_announcements_and_silence_are_nudged_three_times_at_most(tmp_path: Path) -> None:
     talk = Reply(reasoning="hm", content="Let me now look at the files.")
-    played = await play(
-        tmp_path, [talk, Reply(reasoning="only a thought"), talk, talk, said("Done."), said("Done.")]
+    finished = await run_agent(
+        tmp_path,
+        [talk, Reply(reasoning="only a thought"), talk, talk, text_reply("Done."), text_reply("Done.")],
     )
-    assert played.line.startswith("completed")
-    users = played.texts("user")
+    assert finished.line.startswith("completed")
+    users = finished.texts("user")
     assert sum("called no tool" in text or "neither a tool call" in text for text in users) == 3
 
 
 async def test_the_step_limit_ends_a_run(tmp_path: Path) -> None:
     counting = [shell(f"echo {number}", f"call_{number}") for number in range(20)]
-    played = await play(tmp_path, counting, max_steps=6)
-    assert played.line.startswith("step limit reached; 6 steps")
-    assert any("Steps: 3 of 6" in text for text in played.texts("user"))
+    finished = await run_agent(tmp_path, counting, max_steps=6)
+    assert finished.line.startswith("step limit reached; 6 steps")
+    assert any("Steps: 3 of 6" in text for text in finished.texts("user"))
 
 
 async def test_the_cost_limit_is_looked_at_before_each_call(tmp_path: Path) -> None:
     counting = [shell(f"echo {number}", f"call_{number}") for number in range(60)]
     context = SimpleNamespace(cost_usd=None, env={})
-    played = await play(tmp_path, counting, cost_limit="0.02", context=context)
-    assert played.line.startswith("cost limit reached")
+    finished = await run_agent(tmp_path, counting, cost_limit="0.02", context=context)
+    assert finished.line.startswith("cost limit reached")
     assert 0 < context.cost_usd <= 0.02
 
 
 async def test_a_deadline_clips_and_ends(tmp_path: Path) -> None:
     began = time.monotonic()
-    played = await play(tmp_path, [shell("sleep 60"), *DONE], deadline_sec=3)
+    finished = await run_agent(tmp_path, [shell("sleep 60"), *DONE], deadline_sec=3)
     assert time.monotonic() - began < 20
-    assert "timed out after" in "".join(played.texts("tool")) or played.line.startswith("out of time")
-    assert played.line.startswith(("out of time", "completed"))
-    assert await played.environment.settled() == []
+    assert "timed out after" in "".join(finished.texts("tool")) or finished.line.startswith("out of time")
+    assert finished.line.startswith(("out of time", "completed"))
+    assert await finished.environment.settled() == []
 
 
 async def test_an_overflow_compacts_and_goes_on(tmp_path: Path) -> None:
-    """The provider's window is smaller than ours: its own refusal leads into the same path."""
+    """The provider's window is smaller than the setting, so the provider refuses the request."""
     loud = [shell(f"seq 1 900; echo {number}", f"call_{number}") for number in range(9)]
 
     def turn(request: ModelRequest) -> Reply:
         asked = str(request.payload["messages"][-1]["content"])
         if "replaced by a summary" in asked:
-            return said("SUMMARY: numbers were printed.")
+            return text_reply("SUMMARY: numbers were printed.")
         done = sum(message["role"] == "assistant" for message in request.payload["messages"])
-        return loud[done % 9] if len(model_calls) < 12 and not model_calls.append(1) else said("Done.")
+        return loud[done % 9] if len(model_calls) < 12 and not model_calls.append(1) else text_reply("Done.")
 
     model_calls: list[int] = []
-    played = await play(
+    finished = await run_agent(
         tmp_path, [turn], window=24_000, max_output_tokens=2_000, protect_tool_tokens=3_000,
         prune_minimum_tokens=1_000, keep_recent_tokens=2_000, repeat_limit=50,
     )  # fmt: skip
-    assert played.line.startswith("completed")
+    assert finished.line.startswith("completed")
     kinds = [
         step["extra"]["context_management"]["strategy"]
-        for step in played.trajectory["steps"]
+        for step in finished.trajectory["steps"]
         if "context_management" in (step.get("extra") or {})
     ]
     assert kinds and set(kinds) <= {"prune", "summary", "trim"}
@@ -186,10 +187,10 @@ async def test_a_long_history_is_pruned_then_summarised_and_the_task_stays(tmp_p
         messages = request.payload["messages"]
         if "replaced by a summary" in str(messages[-1]["content"]):
             assert request.payload["tools"]
-            return said("SUMMARY: files were listed; nothing is open.")
+            return text_reply("SUMMARY: files were listed; nothing is open.")
         calls.append(1)
         if len(calls) > 40:
-            return said("Done.")
+            return text_reply("Done.")
         thought = f"thinking about step {len(calls)} " * 60
         return Reply(
             reasoning=thought,
@@ -197,12 +198,12 @@ async def test_a_long_history_is_pruned_then_summarised_and_the_task_stays(tmp_p
         )
 
     calls: list[int] = []
-    played = await play(
+    finished = await run_agent(
         tmp_path, [turn], context_window=16_000, output_reserve=2_000, protect_tool_tokens=1_500,
         prune_minimum_tokens=800, keep_recent_tokens=2_000, summary_max_tokens=500,
     )  # fmt: skip
-    assert played.line.startswith("completed")
-    steps = played.trajectory["steps"]
+    assert finished.line.startswith("completed")
+    steps = finished.trajectory["steps"]
     kinds = [
         s["extra"]["context_management"]["strategy"]
         for s in steps
@@ -210,10 +211,10 @@ async def test_a_long_history_is_pruned_then_summarised_and_the_task_stays(tmp_p
     ]
     assert {"prune", "summary"} <= set(kinds)
     assert max(s["metrics"]["prompt_tokens"] for s in steps if s.get("metrics")) <= 14_000
-    first, second = played.messages()[:2]
+    first, second = finished.messages()[:2]
     assert (first["role"], second["role"]) == ("system", "user")
     assert second["content"].startswith("Write the word done into result.txt.")
-    assert any("SUMMARY: files were listed" in text for text in played.texts("user"))
+    assert any("SUMMARY: files were listed" in text for text in finished.texts("user"))
 
 
 @pytest.mark.parametrize("when", ["in a command", "in a model call"])
@@ -222,7 +223,7 @@ async def test_a_cancelled_run_stops_its_command_and_returns(tmp_path: Path, whe
     app.mkdir()
     environment = ProcessEnvironment(app)
     slow = Reply(reasoning="slow", content="x" * 4_000, chunk_delay_sec=0.2)
-    model = Replies([shell("touch begun; sleep 300") if when == "in a command" else slow])
+    model = ScriptedModel([shell("touch begun; sleep 300") if when == "in a command" else slow])
     async with Relay(ScriptUpstream([model])) as relay:
         agent = make_agent(relay, tmp_path / "logs")
         task = asyncio.create_task(agent.run("wait", environment, None))
@@ -258,9 +259,9 @@ async def test_figures_are_filled_in_as_the_run_goes(tmp_path: Path) -> None:
 
     def look(request: ModelRequest) -> Reply:
         seen.append(context.n_input_tokens)
-        return WRITE if len(seen) < 2 else said("Done.")
+        return WRITE if len(seen) < 2 else text_reply("Done.")
 
-    await play(tmp_path, [look], context=context)
+    await run_agent(tmp_path, [look], context=context)
     assert seen[0] is None and seen[1] > 0
     assert context.n_input_tokens and context.n_input_tokens > seen[1]
     assert 0 < (context.cost_usd or 0) < 0.1 and (context.n_cache_tokens or 0) > 0
@@ -275,9 +276,9 @@ class FullContext(HarborContext):
         self.env = env
 
 
-async def run_with(context_of: Any, folder: Path, **extra: Any) -> tuple[str, Replies]:
+async def run_with(context_of: Any, folder: Path, **extra: Any) -> tuple[str, ScriptedModel]:
     (folder / "app").mkdir(exist_ok=True)
-    model = Replies([WRITE, *DONE])
+    model = ScriptedModel([WRITE, *DONE])
     async with Relay(ScriptUpstream([model])) as relay:
         account = relay.open_run("test")
         variables = {"DEEPSEEK_API_KEY": account.token, "DEEPSEEK_BASE_URL": account.base_url}
@@ -332,26 +333,26 @@ async def test_many_runs_share_one_loop_and_nothing_holds_it_up(tmp_path: Path) 
             await asyncio.sleep(0.01)
             longest = max(longest, time.perf_counter() - before)
 
-    async def one(number: int) -> Played:
+    async def one(number: int) -> FinishedRun:
         folder = tmp_path / str(number)
         folder.mkdir()
-        return await play(folder, [shell(f"echo {number} > result.txt"), *DONE])
+        return await run_agent(folder, [shell(f"echo {number} > result.txt"), *DONE])
 
     await one(-1)  # what a process loads once is loaded
     watcher = asyncio.create_task(watch())
     runs = await asyncio.gather(*(one(number) for number in range(20)))
     watcher.cancel()
-    for number, played in enumerate(runs):
-        assert played.line.startswith("completed; 3 steps")
+    for number, finished in enumerate(runs):
+        assert finished.line.startswith("completed; 3 steps")
         assert (tmp_path / str(number) / "app" / "result.txt").read_text() == f"{number}\n"
     assert longest < 1  # twenty relays and agents on two cores; benchmarks/agent_loop.py measures one
 
 
 async def test_the_key_is_nowhere(tmp_path: Path) -> None:
-    """Not in a prompt, though a command prints it; not in a file, though the environment holds it."""
+    """The key is in no prompt, although a command prints it, and in no file of the logs."""
     app = tmp_path / "app"
     app.mkdir()
-    model = Replies([shell("cat key.txt; echo $DEEPSEEK_API_KEY"), *DONE])
+    model = ScriptedModel([shell("cat key.txt; echo $DEEPSEEK_API_KEY"), *DONE])
     async with Relay(ScriptUpstream([model])) as relay:
         agent = make_agent(relay, tmp_path / "logs")
         token = agent._extra["extra_env"]["DEEPSEEK_API_KEY"]
@@ -370,12 +371,12 @@ async def test_without_a_log_folder_nothing_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "app").mkdir()
-    async with Relay(ScriptUpstream([Replies([WRITE, *DONE])])) as relay:
+    async with Relay(ScriptUpstream([ScriptedModel([WRITE, *DONE])])) as relay:
         agent = make_agent(relay, None)
         line = await agent.run("Write it.", ProcessEnvironment(tmp_path / "app"), None)
     assert line.startswith("completed") and sorted(p.name for p in tmp_path.iterdir()) == ["app"]
 
 
 async def test_nothing_goes_to_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    await play(tmp_path, [WRITE, *DONE])
+    await run_agent(tmp_path, [WRITE, *DONE])
     assert capfd.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""What turns without a tool call mean, and how they are answered."""
+"""The kinds of turns without a tool call, and what follows them."""
 
 import pytest
 
@@ -39,28 +39,28 @@ def test_reasoning_alone_is_silent() -> None:
 
 def test_first_claim_is_verified_second_ends() -> None:
     policy = EndPolicy("make /app/x", max_nudges=3)
-    first = policy.answer(turn("Done."))
+    first = policy.follow_up(turn("Done."))
     assert first is not None and "make /app/x" in first
-    policy.acted()
-    assert policy.answer(turn("All demands hold.")) is None
+    policy.reset_nudges()
+    assert policy.follow_up(turn("All demands hold.")) is None
 
 
 def test_nudges_are_bounded_and_then_count_as_a_claim() -> None:
     policy = EndPolicy("make /app/x", max_nudges=3)
-    nudges = [policy.answer(turn("")) for _ in range(3)]
+    nudges = [policy.follow_up(turn("")) for _ in range(3)]
     assert all(text is not None and "make /app/x" not in text for text in nudges)
-    verification = policy.answer(turn(""))
+    verification = policy.follow_up(turn(""))
     assert verification is not None and "make /app/x" in verification
 
 
 def test_work_in_between_starts_nudges_afresh() -> None:
     policy = EndPolicy("x", max_nudges=1)
-    assert "make" not in (policy.answer(turn("")) or "make")
-    policy.acted()
-    assert policy.answer(turn("")) is not None
+    assert "make" not in (policy.follow_up(turn("")) or "make")
+    policy.reset_nudges()
+    assert policy.follow_up(turn("")) is not None
     assert not policy.verified
 
 
 def test_cut_answers_are_nudged_up_to_the_limit() -> None:
     policy = EndPolicy("x", max_nudges=2)
-    assert [policy.cut(64_000) is None for _ in range(3)] == [False, False, True]
+    assert [policy.follow_up_cut(64_000) is None for _ in range(3)] == [False, False, True]

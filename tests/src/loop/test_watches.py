@@ -1,4 +1,4 @@
-"""Stall watch, budget watch, deadline and the line at the end."""
+"""Stall watch, budget watch, deadline and the final line."""
 
 import json
 import math
@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 
 from src.config import Settings
 from src.llm.messages import ToolCall
-from src.loop.budget import BudgetWatch
-from src.loop.deadline import Deadline, known_deadline
-from src.loop.ending import EndReason, RunEnd, one_line, summary_line
-from src.loop.stall import ERRORS_IN_A_ROW, REMINDERS, WAITS_IN_A_ROW, StallWatch
+from src.loop.limits import (
+    ERRORS_IN_A_ROW,
+    MAX_REMINDERS,
+    WAITS_IN_A_ROW,
+    BudgetWatch,
+    Deadline,
+    StallWatch,
+    known_deadline,
+)
+from src.loop.loop import EndReason, RunEnd
+from src.loop.run import summary_line
 from src.tools import ToolResult
 
 
@@ -27,7 +34,7 @@ def settings(**changes: object) -> Settings:
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock with a settable time."""
 
     now = 0.0
 
@@ -37,30 +44,30 @@ class Clock:
 
 def test_identical_calls_with_identical_results_are_noticed_whatever_their_duration() -> None:
     watch = StallWatch(repeat_limit=3)
-    verdicts = [watch.look([call()], [ToolResult(f"exit code 1 after {i / 10} s")]) for i in range(3)]
+    verdicts = [watch.check([call()], [ToolResult(f"exit code 1 after {i / 10} s")]) for i in range(3)]
     assert verdicts[:2] == [None, None]
     assert verdicts[2] is not None and not verdicts[2].end
 
 
 def test_reminders_that_do_not_help_end_the_run() -> None:
     watch = StallWatch(repeat_limit=2)
-    verdicts = [watch.look([call()], [ToolResult("same")]) for _ in range(2 * (REMINDERS + 1))]
+    verdicts = [watch.check([call()], [ToolResult("same")]) for _ in range(2 * (MAX_REMINDERS + 1))]
     given_ = [verdict for verdict in verdicts if verdict is not None]
-    assert [verdict.end for verdict in given_] == [False] * REMINDERS + [True]
+    assert [verdict.end for verdict in given_] == [False] * MAX_REMINDERS + [True]
 
 
 def test_progress_takes_reminders_back() -> None:
     watch = StallWatch(repeat_limit=2)
     for i in range(10):
         for _ in range(2):
-            verdict = watch.look([call(f'{{"i":{i}}}')], [ToolResult(f"result {i}")])
+            verdict = watch.check([call(f'{{"i":{i}}}')], [ToolResult(f"result {i}")])
         assert verdict is not None and not verdict.end
 
 
 def test_an_error_loop_is_noticed() -> None:
     watch = StallWatch(repeat_limit=100)
     verdicts = [
-        watch.look([call(f'{{"i":{i}}}')], [ToolResult("no", is_error=True)]) for i in range(ERRORS_IN_A_ROW)
+        watch.check([call(f'{{"i":{i}}}')], [ToolResult("no", is_error=True)]) for i in range(ERRORS_IN_A_ROW)
     ]
     assert verdicts[-1] is not None and "failed" in verdicts[-1].text
     assert verdicts[:-1] == [None] * (ERRORS_IN_A_ROW - 1)
@@ -69,7 +76,7 @@ def test_an_error_loop_is_noticed() -> None:
 def test_pure_waiting_is_noticed() -> None:
     watch = StallWatch(repeat_limit=3)
     verdicts = [
-        watch.look([call()], [ToolResult("still running", waited=True)]) for _ in range(WAITS_IN_A_ROW)
+        watch.check([call()], [ToolResult("still running", waited=True)]) for _ in range(WAITS_IN_A_ROW)
     ]
     assert verdicts[-1] is not None and "waited" in verdicts[-1].text
     assert verdicts[:-1] == [None] * (WAITS_IN_A_ROW - 1)
@@ -81,15 +88,15 @@ def test_each_budget_warning_is_given_once() -> None:
     seen: list[int] = []
     for tick in range(101):
         clock.now = tick * 10.0
-        seen += [tick for _ in watch.notices(steps=0, cost_usd=0.0)]
+        seen += [tick for _ in watch.warnings(steps=0, cost_usd=0.0)]
     assert seen == [50, 75, 90, 94]
-    assert [len(watch.notices(0, cost)) for cost in (0.4, 0.5, 0.6, 0.95, 0.96)] == [0, 1, 0, 1, 0]
-    assert len(watch.notices(steps=80, cost_usd=0.96)) == 1
+    assert [len(watch.warnings(0, cost)) for cost in (0.4, 0.5, 0.6, 0.95, 0.96)] == [0, 1, 0, 1, 0]
+    assert len(watch.warnings(steps=80, cost_usd=0.96)) == 1
 
 
 def test_no_limit_no_warning() -> None:
     watch = BudgetWatch(settings(), Deadline(None))
-    assert watch.notices(steps=1, cost_usd=1_000.0) == []
+    assert watch.warnings(steps=1, cost_usd=1_000.0) == []
 
 
 def test_deadline_arithmetic() -> None:
@@ -100,7 +107,7 @@ def test_deadline_arithmetic() -> None:
     assert Deadline(None, clock).left_sec == math.inf
 
 
-def test_deadline_is_found_where_it_is_said(tmp_path: Path) -> None:
+def test_deadline_is_found_in_each_source(tmp_path: Path) -> None:
     logs = tmp_path / "agent"
     logs.mkdir()
     assert known_deadline({}, None, logs) is None
@@ -124,7 +131,3 @@ def test_the_last_line_is_clean(detail: str) -> None:
     assert line.encode("utf-8").decode() == line
     assert "\n" not in line and line.isprintable()
     assert line.startswith("model error")
-
-
-def test_one_line_takes_lone_surrogates_and_controls() -> None:
-    assert one_line("a\ud800b\n\x1b[31mc\u2028d") == "a?b [31mc d"

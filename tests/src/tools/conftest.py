@@ -20,7 +20,7 @@ Call = Callable[..., Awaitable[ToolResult]]
 
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
-    """The container's working directory."""
+    """Return the container's working directory."""
     folder = tmp_path / "app"
     folder.mkdir()
     return folder

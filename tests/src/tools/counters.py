@@ -1,4 +1,4 @@
-"""A counter for tests: a token is a run of at most four characters of one kind."""
+"""A token counter for tests. A token is a run of at most four characters of one kind."""
 
 import re
 

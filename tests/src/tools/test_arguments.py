@@ -1,4 +1,4 @@
-"""Arguments as models send them, whole, wrapped and broken."""
+"""Arguments as models send them: valid, wrapped and broken."""
 
 import json
 

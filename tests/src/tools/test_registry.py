@@ -1,8 +1,9 @@
-"""The registry: what is offered, and one answer for each call whatever becomes of it."""
+"""The registry: the tools on offer, and one answer for every call."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config import Settings
 from src.llm.messages import ToolCall
 from src.tools import HarborToolRegistry
+from src.tools.arguments import parse_arguments
 from src.tools.workspace import EnvironmentGone, Workspace
 from tests.src.tools.conftest import Call, tool_call
+from tests.src.tools.counters import SimpleCounter
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
-# contracts.md 4: names and required parameters stay.
+# docs/contract.md, The tool surface: names and required parameters are fixed.
 BASEAGENT = {
     "shell_command": (["command"], {"command", "workdir", "timeout_ms"}),
     "read_file": (["file_path"], {"file_path", "offset", "limit"}),
@@ -42,14 +46,11 @@ def test_the_surface_is_that_of_the_contract(registry: HarborToolRegistry) -> No
 
 def test_the_minimal_preset_has_the_pair_of_training(minimal: HarborToolRegistry) -> None:
     assert [schema["function"]["name"] for schema in minimal.schemas] == ["bash", "str_replace_editor"]
-    assert minimal.plan == ()
 
 
 def test_schemas_are_the_same_bytes_every_time(
     registry: HarborToolRegistry, opened_workspace, plain_settings
 ) -> None:
-    from tests.src.tools.counters import SimpleCounter
-
     again = HarborToolRegistry(opened_workspace, plain_settings, SimpleCounter())
     assert again.schemas_wire == registry.schemas_wire and b"$ref" not in again.schemas_wire
 
@@ -111,8 +112,6 @@ async def test_a_failure_inside_a_tool_is_a_result(
 
 
 async def test_a_container_that_is_gone_is_no_result(plain_settings, app: Path) -> None:
-    from tests.src.tools.counters import SimpleCounter
-
     class Gone(ProcessEnvironment):
         gone = False
 
@@ -133,8 +132,6 @@ async def test_a_container_that_is_gone_is_no_result(plain_settings, app: Path) 
 async def test_every_result_keeps_to_the_budget(
     registry: HarborToolRegistry, call: Call, app: Path, plain_settings
 ) -> None:
-    from tests.src.tools.counters import SimpleCounter
-
     (app / "long.txt").write_text("word " * 200_000)
     (app / "many").mkdir()
     for number in range(300):
@@ -157,20 +154,13 @@ async def test_every_result_keeps_to_the_budget(
 )
 @settings(max_examples=40, deadline=None)
 def test_whatever_arguments_come_there_is_an_answer(calls: list[tuple[str, str]]) -> None:
-    """Arguments as the repairing parser leaves them: a JSON object, whatever the model sent."""
-    from src.tools.arguments import parse_arguments
-
+    """The repairing parser always returns a JSON object."""
     made = []
     for number, (name, raw) in enumerate(calls):
         text, problem = parse_arguments(raw)
         made.append(ToolCall(f"call_{number}", name, text, problem))
 
     async def run() -> None:
-        import tempfile
-
-        from src.config import Settings
-        from tests.src.tools.counters import SimpleCounter
-
         with tempfile.TemporaryDirectory() as folder:
             settings = Settings(api_key="none")  # type: ignore[arg-type]
             workspace = Workspace(ProcessEnvironment(Path(folder)), settings=settings)

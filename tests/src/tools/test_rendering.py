@@ -1,10 +1,10 @@
-"""What programs print, made readable and cut to a budget."""
+"""Output of programs, made readable and cut to a budget."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.tools.rendering import fit, plain_line, readable, shown_path
+from src.tools.rendering import fit, printable_line, printable_path, readable
 from tests.src.tools.counters import SimpleCounter
 
 COUNTER = SimpleCounter()
@@ -37,8 +37,8 @@ def test_readable_holds_no_controls_and_is_idempotent(data: bytes) -> None:
 
 
 def test_lines_and_paths_for_display() -> None:
-    assert plain_line("a\tb\x1b[0m\udcff é\u3000") == "a\tb\\x1b[0m\\xff é\u3000"
-    assert shown_path("a\nb\tc") == "a\\x0ab\\tc"
+    assert printable_line("a\tb\x1b[0m\udcff é\u3000") == "a\tb\\x1b[0m\\xff é\u3000"
+    assert printable_path("a\nb\tc") == "a\\x0ab\\tc"
 
 
 @given(texts, st.integers(0, 120))

@@ -1,15 +1,21 @@
-"""Each tool on real files and processes: what the model sees, and what it may not do."""
+"""Each tool on real files and processes: its results and its refusals."""
 
 from __future__ import annotations
 
+import shutil
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
 
+from src.config import Settings
 from src.tools import HarborToolRegistry
+from src.tools.view_image import PROGRAMS
+from src.tools.workspace import Workspace
 from tests.src.tools.conftest import Call, caller
+from tests.src.tools.counters import SimpleCounter
+from tests.src.tools.workspace.doubles import ProcessEnvironment, container_path
 
 
 async def test_a_command_shows_output_and_exit_code(call: Call, app: Path) -> None:
@@ -128,11 +134,11 @@ async def test_searching_and_listing(call: Call, app: Path) -> None:
     (app / "b.txt").write_text("foo bar\n")
     (app / "link").symlink_to("src")
     files = (await call("grep_files", pattern=r"fo+\b")).text
-    assert files == "b.txt\nsrc/a.py\n[2 files]"
-    assert (await call("grep_files", pattern="foo", include="*.py")).text == "src/a.py\n[1 file]"
+    assert files == "b.txt\nsrc/a.py\n[2 files; ripgrep]"
+    assert (await call("grep_files", pattern="foo", include="*.py")).text == "src/a.py\n[1 file; ripgrep]"
     assert (
         await call("search_files", pattern="^foo")
-    ).text == "b.txt:1: foo bar\nsrc/a.py:2: foo = 1\n[2 matches]"
+    ).text == "b.txt:1: foo bar\nsrc/a.py:2: foo = 1\n[2 matches; ripgrep]"
     assert (await call("search_files", pattern="nowhere")).text.startswith("no matches")
     assert (await call("grep_files", pattern="(?=x)")).is_error
     listed = (await call("list_dir", dir_path=".")).text.splitlines()
@@ -180,14 +186,27 @@ async def test_a_picture_is_described_to_a_model_that_does_not_see(call: Call, a
     (app / "red.png").write_bytes(png(40, 20))
     result = await call("view_image", file_path="red.png")
     assert "PNG, 40 × 20 pixels" in result.text and not result.images
-    assert "red" in result.text.lower() or "#ff0000" in result.text.lower()
+    assert "you cannot see pictures" in result.text
+    named = result.text.rpartition(": ")[2].rstrip("]").split(", ")
+    assert named == [program for program in PROGRAMS if shutil.which(program)] and "python3" in named
     (app / "no.png").write_text("no picture")
     assert (await call("view_image", path="no.png")).is_error
 
 
-async def test_a_picture_is_sent_to_a_model_that_sees(opened_workspace, plain_settings, app: Path) -> None:
-    from tests.src.tools.counters import SimpleCounter
+async def test_only_installed_programs_are_named(app: Path, tmp_path: Path, plain_settings: Settings) -> None:
+    (app / "red.png").write_bytes(png(40, 20))
+    shell, path = container_path(tmp_path / "bin", "busybox")
+    workspace = Workspace(ProcessEnvironment(app, shell=shell, path=path), settings=plain_settings)
+    await workspace.open()
+    call = caller(HarborToolRegistry(workspace, plain_settings, SimpleCounter()))
+    assert "none of the usual programs" in (await call("view_image", path="red.png")).text
+    (tmp_path / "bin" / "identify").write_text("")
+    (tmp_path / "bin" / "identify").chmod(0o755)
+    assert (await call("view_image", path="red.png")).text.endswith(": identify]")
+    await workspace.close()
 
+
+async def test_a_picture_is_sent_to_a_model_that_sees(opened_workspace, plain_settings, app: Path) -> None:
     seeing = plain_settings.model_copy(update={"model": "deepseek-flash"})
     assert seeing.profile.vision
     (app / "red.png").write_bytes(png(4, 2))
@@ -197,12 +216,12 @@ async def test_a_picture_is_sent_to_a_model_that_sees(opened_workspace, plain_se
     assert result.images[0].media_type == "image/png" and "the picture follows" in result.text
 
 
-async def test_the_plan_is_kept(call: Call, registry: HarborToolRegistry) -> None:
+async def test_the_plan_is_kept(call: Call) -> None:
     steps = [{"description": "look", "status": "completed"}, {"description": "do", "status": "in_progress"}]
     result = await call("update_plan", steps=steps, explanation="begun")
     assert "1 of 2 steps completed" in result.text and "[>] do" in result.text
-    assert [step.description for step in registry.plan] == ["look", "do"]
-    assert (await call("update_plan", steps=[{"status": "done"}])).is_error and len(registry.plan) == 2
+    assert "[x] look\n[>] do" in result.text
+    assert (await call("update_plan", steps=[{"status": "done"}])).is_error
 
 
 async def test_the_minimal_pair(call_minimal: Call, app: Path) -> None:

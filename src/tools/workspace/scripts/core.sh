@@ -1,12 +1,12 @@
-# The kit: everything the workspace does inside the container, as one script in the scratch directory.
-# Called as `sh kit A B VERB ARG...`; A and B joined make the sentinel around what it prints:
+# The container's end of the RPC: one script in the scratch directory, called as
+# `sh rpc A B METHOD ARG...`. A and B joined make the sentinel around the response:
 #     <sentinel> FIELD...        the header; "! CODE TEXT" is an error
-#     packed bytes
+#     encoded bytes
 #     <sentinel> .
 D=${0%/*}
 . "$D/conf"
 exec 2>/dev/null
-A=$1 B=$2 VERB=$3
+A=$1 B=$2 METHOD=$3
 shift 3
 
 header() { printf '\n%s%s %s\n' "$A" "$B" "$*"; }
@@ -17,14 +17,14 @@ fail() {
   exit 0
 }
 
-# Text to bytes, and back (codec.py is the other end).
-unpack() {
+# Text to bytes, and back. codec.py is the other end.
+decode() {
   case $DEC in
     base64) printf %s "$1" | base64 -d ;;
     *) printf "$1" ;;
   esac
 }
-pack() {
+encode() {
   case $ENC in
     base64) base64 ;;
     od) od -An -v -tx1 ;;
@@ -34,7 +34,7 @@ pack() {
   esac
 }
 
-# size_of FILE, in bytes. Not by wc where stat is: busybox's wc reads all of the file.
+# size_of FILE: its size in bytes. stat is preferred, since busybox's wc reads the whole file.
 size_of() {
   if [ -n "$STAT" ]; then
     stat -L -c %s -- "$1"
@@ -43,8 +43,8 @@ size_of() {
   fi
 }
 
-# part FILE OFFSET COUNT: some bytes of a file. Without head -c, dd; it may give up to 4,095 bytes too many
-# where OFFSET is a multiple of 4,096, and reads byte by byte where it is not.
+# part FILE OFFSET COUNT: some bytes of a file. Without head -c it uses dd, which may print up to
+# 4,095 bytes too many if OFFSET is a multiple of 4,096, and reads byte by byte if it is not.
 part() {
   if [ -n "$HEADC" ]; then
     if [ "$2" -eq 0 ]; then head -c "$3" <"$1"; else tail -c +$(($2 + 1)) <"$1" | head -c "$3"; fi
@@ -57,7 +57,8 @@ part() {
 
 nap() { sleep "$NAP"; }
 
-# members PID: what to signal: its group; without groups, it and all that descend from it as /proc tells.
+# members PID: what to signal. That is its group, or without groups the process and its descendants
+# in /proc.
 members() {
   if [ "$GROUP" != none ]; then
     echo "-$1"
@@ -76,37 +77,37 @@ members() {
   echo $found
 }
 
-# living MEMBERS: whether one of them is more than a zombie, which stays where process 1 reaps none.
+# living MEMBERS: whether one of them is not a zombie. Zombies stay if process 1 does not reap them.
 living() {
   [ "$GROUP" = none ] || kill -0 $1 || return 1
-  looked=
+  seen=
   for s in /proc/[0-9]*/stat; do
     read -r line <"$s" || continue
-    looked=1 p=${s#/proc/} p=${p%/stat} all=" $1 "
+    seen=1 p=${s#/proc/} p=${p%/stat} all=" $1 "
     set -- "$1" ${line##*) }
     case $all in *" $p "* | *" -$4 "*) [ "$2" = Z ] || return 0 ;; esac
   done
-  [ -z "$looked" ]
+  [ -z "$seen" ]
 }
 
-# end_group PID NAPS: TERM, time to go, KILL.
+# end_group PID NAPS: TERM, a grace period, KILL.
 end_group() {
-  them=$(members "$1")
-  kill -TERM $them
+  targets=$(members "$1")
+  kill -TERM $targets
   i=0
-  while [ $i -lt "$2" ] && living "$them"; do
+  while [ $i -lt "$2" ] && living "$targets"; do
     nap
     i=$((i + 1))
   done
   if [ "$GROUP" = none ]; then
-    # What was born meanwhile, too; stopped, they bear no more.
-    kill -STOP $them
-    them="$them $(for m in $them; do members "$m"; done)"
+    # Stopped processes cannot fork, so this finds everything that was forked meanwhile.
+    kill -STOP $targets
+    targets="$targets $(for m in $targets; do members "$m"; done)"
   fi
-  kill -KILL $them
+  kill -KILL $targets
 }
 
-# pid_of FILE: the group leader's id; it may be about to be written.
+# pid_of FILE: the group leader's id. It may not be written yet.
 pid_of() {
   p= i=0
   while [ $i -lt 3 ]; do

@@ -1,6 +1,6 @@
-# facts TOOL...: what this container is, a line "name=value" each.
-verb_facts() {
-  header "$D" "$ENC" "$DEC" "$KITSH" "$GROUP" "$CMDSH" "${GZIP:--}"
+# facts PROGRAM...: facts about this container, one line "name=value" each.
+rpc_facts() {
+  header "$D" "$ENC" "$DEC" "$RPCSH" "$CMDSH" "${GZIP:--}"
   {
     printf 'cwd=%s\n' "$(pwd)"
     if [ -r /etc/os-release ]; then
@@ -16,15 +16,15 @@ verb_facts() {
     read -r line </sys/fs/cgroup/memory.max && printf 'memory_max=%s\n' "$line"
     read -r line </sys/fs/cgroup/memory/memory.limit_in_bytes && printf 'memory_limit=%s\n' "$line"
     read -r line </proc/meminfo && printf 'memory_total=%s\n' "$line"
-    for tool in "$@"; do
-      command -v "$tool" >/dev/null && printf 'tool=%s\n' "$tool"
+    for program in "$@"; do
+      command -v "$program" >/dev/null && printf 'tool=%s\n' "$program"
     done
-  } | pack
+  } | encode
   footer
 }
 
-# close: the scratch directory goes; what of it a job still holds lives as long as the job.
-verb_close() {
+# close: removes the scratch directory. Files that a running job has open exist until it ends.
+rpc_close() {
   cd /
   rm -rf "$D"
   header ok

@@ -1,7 +1,7 @@
-# Paths come absolute and normalised. The last part's links are followed here; guard looks where a path
-# really leads.
+# Paths are absolute and normalised. `real` follows links of the last component; `guard` checks the
+# path behind all links.
 
-# real PATH: sets RP to where the links of its last part lead, itself included if it is none.
+# real PATH: sets RP to the target of the links in its last component, or to PATH itself.
 real() {
   RP=$1 n=0
   while [ -L "$RP" ]; do
@@ -15,14 +15,14 @@ real() {
   done
 }
 
-# link_text PATH: sets TEXT to what the link says, newlines at its end too.
+# link_text PATH: sets TEXT to the link's text, including trailing newlines.
 link_text() {
   TEXT=$(readlink "$1" && echo .) && TEXT=${TEXT%??} && return
   TEXT=$(ls -ld "$1" && echo .)
   TEXT=${TEXT%??} TEXT=${TEXT#*" $1 -> "}
 }
 
-# guard PATH: refuses what lies, by any link, where the agent must not look. Needs no file to be there.
+# guard PATH: refuses paths that are off limits, behind any link. The file need not exist.
 guard() {
   at=$1
   while [ -n "$at" ] && [ ! -d "$at" ]; do at=${at%/*}; done
@@ -33,7 +33,7 @@ guard() {
 }
 
 # get PATH OFFSET COUNT: header "size kind", then the bytes.
-verb_get() {
+rpc_get() {
   real "$1"
   guard "$RP"
   [ ! -d "$RP" ] || fail isdir
@@ -43,8 +43,8 @@ verb_get() {
   [ ! -f "$RP" ] || kind=file
   header "$(size_of_file "$RP")" $kind
   case $kind in
-    file) part "$RP" "$2" "$3" | pack ;;
-    # A device or a pipe may have nothing to say, or no end.
+    file) part "$RP" "$2" "$3" | encode ;;
+    # A device or a pipe may block or never end.
     *) : ;;
   esac
   footer
@@ -53,7 +53,7 @@ size_of_file() {
   if [ -f "$1" ]; then size_of "$1" || echo 0; else echo 0; fi
 }
 
-# meta PATH...: for each "raw mode in hex, size"; the way without stat knows only what ls shows.
+# meta PATH...: "raw mode in hex, size" of each. Without stat, they come from ls.
 meta() {
   if [ -n "$STAT" ]; then
     lines=$(stat -c '%f %s' -- "$@") && printf '%s\n' "$lines" && return
@@ -86,8 +86,9 @@ octal() {
   printf '%x' $o
 }
 
-# look PATH: header "mode size link mode-behind size-behind" of the entry; packed: the link's text.
-verb_look() {
+# stat PATH: header "mode size", and for a link "link target-mode target-size" and its text as
+# bytes.
+rpc_stat() {
   guard "${1%/*}"
   [ -e "$1" ] || [ -L "$1" ] || {
     header none
@@ -104,14 +105,14 @@ verb_look() {
   text=$TEXT own=$(meta "$1")
   real "$1"
   guard "$RP"
-  behind='- -'
-  [ ! -e "$RP" ] || behind=$(meta "$RP")
-  header $own link $behind
-  printf %s "$text" | pack
+  target='- -'
+  [ ! -e "$RP" ] || target=$(meta "$RP")
+  header $own link $target
+  printf %s "$text" | encode
   footer
 }
 
-# place PATH MODE SIZE: what `produce` prints becomes the file, all of it or nothing.
+# place PATH MODE SIZE: writes the output of `produce` to the file, all of it or nothing.
 place() {
   real "$1"
   guard "$RP"
@@ -121,7 +122,7 @@ place() {
   why=$(mkdir -p -- "${dir:-/}" 2>&1) || fail parents "$why"
   tmp=$dir/.$A.$$ in_place=
   why=$( (: >"$tmp") 2>&1) || {
-    # The folder takes no new file; one that is there already may still be written.
+    # No file can be created in the folder, but an existing one may be writable.
     [ -f "$RP" ] && [ -w "$RP" ] || fail denied "${why##*: }"
     tmp=$D/$A.$$ in_place=1
   }
@@ -139,7 +140,7 @@ place() {
     elif [ -f "$RP" ]; then
       same_mode
     fi
-    # A file that is a mount of its own (/etc/hosts in Docker) cannot be renamed over.
+    # A file that is a mount of its own (/etc/hosts in Docker) cannot be replaced by renaming.
     mv -f -- "$tmp" "$RP" || { [ -f "$RP" ] && overwrite; } || {
       rm -f -- "$tmp"
       fail denied
@@ -171,20 +172,20 @@ same_mode() {
   fi
 }
 
-# put PATH MODE SIZE PAYLOAD: a file that fits into one call.
-verb_put() {
+# put PATH MODE SIZE PAYLOAD: writes a file that fits into one request.
+rpc_put() {
   payload=$4
-  produce() { unpack "$payload"; }
+  produce() { decode "$payload"; }
   place "$1" "$2" "$3"
 }
 
-# chunk ID NUMBER PAYLOAD, then join PATH MODE SIZE ID COUNT GZIPPED: one that does not.
-verb_chunk() {
-  unpack "$3" >"$D/$1.$2" || fail disk
+# chunk ID NUMBER PAYLOAD, then join PATH MODE SIZE ID COUNT GZIPPED: writes a larger file.
+rpc_chunk() {
+  decode "$3" >"$D/$1.$2" || fail disk
   header ok
   footer
 }
-verb_join() {
+rpc_join() {
   id=$4 count=$5 zipped=$6
   chunks() {
     i=0
@@ -197,13 +198,13 @@ verb_join() {
   trap 'rm -f "$D/$id".[0-9]*' EXIT
   place "$1" "$2" "$3"
 }
-verb_discard() {
+rpc_discard() {
   for id in "$@"; do rm -f "$D/$id".*; done
   header ok
   footer
 }
 
-verb_remove() {
+rpc_remove() {
   guard "${1%/*}"
   [ -L "$1" ] || [ ! -d "$1" ] || fail isdir
   [ -L "$1" ] || [ -e "$1" ] || fail missing
@@ -212,20 +213,8 @@ verb_remove() {
   footer
 }
 
-verb_move() {
-  guard "${1%/*}"
-  guard "${2%/*}"
-  [ -L "$1" ] || [ -e "$1" ] || fail missing
-  [ ! -d "$2" ] || fail isdir
-  dir=${2%/*}
-  why=$(mkdir -p -- "${dir:-/}" 2>&1) || fail parents "$why"
-  why=$(mv -f -- "$1" "$2" 2>&1) || fail denied "$why"
-  header ok
-  footer
-}
-
-# list PATH DEPTH BYTES: entries below a folder as "mode size", NUL, path, NUL; at most BYTES of them.
-verb_list() {
+# list PATH DEPTH BYTES: entries below a folder as "mode size", NUL, path, NUL; at most BYTES bytes.
+rpc_list() {
   guard "$1"
   [ -e "$1" ] || fail missing
   [ -d "$1" ] || fail notdir
@@ -235,11 +224,11 @@ verb_list() {
     find "$1/" -mindepth 1 -maxdepth "$2" -printf '%y %s\0%P\0'
   else
     below "$1/" '' "$2"
-  fi; } | limited "$3" | pack
+  fi; } | limited "$3" | encode
   footer
 }
 limited() { if [ -n "$HEADC" ]; then head -c "$1"; else dd bs=4096 count=$(($1 / 4096)); fi; }
-# below ROOT PREFIX DEPTH: one stat for all entries of a folder.
+# below ROOT PREFIX DEPTH: runs one stat for all entries of a folder.
 below() (
   set -- "$1" "$2" "$3" "$1$2"* "$1$2".[!.]* "$1$2"..?*
   root=$1 depth=$3

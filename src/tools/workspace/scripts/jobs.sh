@@ -1,23 +1,26 @@
-# job ID CWD PAYLOAD: starts a command that runs on; `tend` looks after it.
-verb_job() {
+# start ID CWD PAYLOAD: starts a command in the background, under `supervise`. PAYLOAD @: uploaded
+# before.
+rpc_start() {
   f=$D/$1
-  [ "$3" = @ ] || unpack "$3" >"$f.cmd" || fail disk
+  [ "$3" = @ ] || decode "$3" >"$f.cmd" || fail disk
   enter "$2"
   echo 0 >"$f.w" || fail disk
-  # Not by "&": the shell would have it ignore SIGINT. A setsid that leads a group already forks by itself.
+  # Not with "&", which makes the shell ignore SIGINT in it. A setsid that leads a group forks by
+  # itself.
   if [ "$GROUP" = setsid ]; then
-    setsid setsid $KITSH "$0" "$A" "$B" tend "$f" </dev/null >/dev/null
+    setsid setsid $RPCSH "$0" "$A" "$B" supervise "$f" </dev/null >/dev/null
   else
     [ "$GROUP" != jobs ] || set -m
-    $KITSH "$0" "$A" "$B" tend "$f" </dev/null >/dev/null &
+    $RPCSH "$0" "$A" "$B" supervise "$f" </dev/null >/dev/null &
   fi
   header ok
   footer
 }
 
-# tend FILE: runs the command in the foreground and keeps its exit code. A helper process holds the writing
-# end of its stdin, blocked on a fifo that nobody feeds: when it is killed, the command reads end of file.
-verb_tend() {
+# supervise FILE: runs the command in the foreground and keeps its exit code. A helper process,
+# blocked on a fifo without a writer, holds the writing end of stdin. When it is killed, the command
+# reads end of file.
+rpc_supervise() {
   f=$1
   echo $$ >"$f.w.new" && mv -f "$f.w.new" "$f.w"
   [ "$GROUP" != jobs ] || set -m
@@ -46,15 +49,16 @@ job_state() {
   else
     rc=-
     read -r w <"$1.w" && { [ "$w" = 0 ] || kill -0 "$w"; } && state=running
-    # It may have ended between the two looks.
+    # It may have ended between the two checks.
     read -r late <"$1.rc" && rc=$late state=exited
   fi
   echo "$state $rc $(size_of "$1.out" || echo 0)"
 }
 
-# poll ID OFFSET CLIP SECONDS: waits until the job has ended, or has printed something and been silent for a
-# second, or the time is over. Header "state code size"; packed: the last CLIP bytes of what is new.
-verb_poll() {
+# poll ID OFFSET MAX SECONDS: waits until the job has ended, or has printed something and then
+# nothing for a second, or the time is over. Header "state code size", then the last MAX bytes of
+# the new output.
+rpc_poll() {
   f=$D/$1 seen=$2 naps=$(($4 * PER)) quiet=0 new=
   i=0
   while [ $i -lt $naps ] && [ ! -e "$f.rc" ]; do
@@ -72,25 +76,25 @@ verb_poll() {
   total=${state##* } from=$2
   [ $((total - from)) -le "$3" ] || from=$((total - $3))
   header $state
-  [ "$total" -le "$from" ] || part "$f.out" "$from" $((total - from)) | pack
+  [ "$total" -le "$from" ] || part "$f.out" "$from" $((total - from)) | encode
   footer
 }
 
-# jobs ID...: a line "state code size" for each.
-verb_jobs() {
+# jobs ID...: one line "state code size" each.
+rpc_jobs() {
   header ok
-  for id in "$@"; do job_state "$D/$id"; done | pack
+  for id in "$@"; do job_state "$D/$id"; done | encode
   footer
 }
 
-# feed ID CLOSE PAYLOAD: gives the job's stdin some bytes; waits five seconds for it to take them.
-verb_feed() {
+# feed ID CLOSE PAYLOAD: writes to the job's stdin, and waits five seconds for the job to read it.
+rpc_feed() {
   f=$D/$1
   [ ! -e "$f.rc" ] || fail ended
   [ -p "$f.in" ] || { nap; nap; }
   [ -p "$f.in" ] || fail ended
   if [ -n "$3" ]; then
-    unpack "$3" >"$f.feed" || fail disk
+    decode "$3" >"$f.feed" || fail disk
     rm -f "$f.fed"
     { cat "$f.feed" >"$f.in" && : >"$f.fed"; } &
     c=$!
@@ -110,7 +114,7 @@ verb_feed() {
 }
 
 # halt ID: TERM, two seconds, KILL, to the job's group.
-verb_halt() {
+rpc_halt() {
   f=$D/$1
   : >"$f.stop"
   [ -e "$f.rc" ] || { p=$(pid_of "$f") && end_group "$p" $((2 * PER)); }

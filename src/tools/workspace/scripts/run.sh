@@ -1,7 +1,8 @@
-# What the leader of a command's group runs. It says its id before it looks whether it was stopped already:
-# `stop` leaves its mark before it looks for the id, so that one of the two sees the other.
-# The command comes by eval: it may be longer than one argument can be, it is in no process's argument list
-# (so `pkill -f` in a command does not hit what runs it), and messages say "bash: line 1:", not a scratch file.
+# The code of the leader of a command's group. It writes its id before it checks for a stop mark,
+# and `stop` writes the mark before it reads the id, so that one of the two always sees the other.
+# The command is run by eval: it may be longer than an argument can be, it is in no process's
+# argument list (so that its own `pkill -f` does not kill its parent), and messages name "bash: line
+# 1:", not a scratch file.
 LEAD='echo $$ >"$1.pid"
 [ ! -e "$1.stop" ] || exit 143
 f=$1 kind=$2
@@ -18,20 +19,21 @@ enter() {
   }
 }
 
-# run ID KIND FIRST TICKS CLIP CAP CWD DROP PAYLOAD [ARG...]
-# The limit is FIRST seconds and TICKS times two more. PAYLOAD @: the command was uploaded before.
-verb_run() {
-  f=$D/$1 kind=$2 first=$3 ticks=$4 clip=$5 cap=$6 cwd=$7 drop=$8 payload=$9
+# run ID KIND FIRST TICKS MAX CAP CWD REMOVE PAYLOAD [ARG...]: runs a command to its end or its
+# limit. The limit is FIRST seconds and TICKS times two more. PAYLOAD @: the command was uploaded
+# before.
+rpc_run() {
+  f=$D/$1 kind=$2 first=$3 ticks=$4 max=$5 cap=$6 cwd=$7 remove=$8 payload=$9
   shift 9
-  for i in $drop; do rm -f "$D/$i.out" "$D/$i.err"; done
-  [ "$payload" = @ ] || unpack "$payload" >"$f.cmd" || fail disk
+  for i in $remove; do rm -f "$D/$i.out" "$D/$i.err"; done
+  [ "$payload" = @ ] || decode "$payload" >"$f.cmd" || fail disk
   enter "$cwd"
   [ "$GROUP" != jobs ] || set -m
-  $OWN $KITSH "$0" "$A" "$B" watch "$f" "$first" "$ticks" "$cap" </dev/null >/dev/null &
+  $OWN $RPCSH "$0" "$A" "$B" watch "$f" "$first" "$ticks" "$cap" </dev/null >/dev/null &
   w=$!
   echo $w >"$f.w"
-  # In the foreground: a shell has its background children ignore SIGINT, and they could not take it back.
-  # In a subshell: dash would say "Killed" into the output.
+  # In the foreground: shells make background children ignore SIGINT, which they cannot undo.
+  # In a subshell: dash would print "Killed" into the output.
   (exec $OWN sh -c "$LEAD" sh "$f" "$kind" "$@" </dev/null >"$f.out" 2>&1)
   rc=$?
   echo $rc >"$f.rc"
@@ -41,13 +43,14 @@ verb_run() {
     kill -TERM $w
     wait $w
   fi
-  report "$f" "$clip" $rc
+  report "$f" "$max" $rc
   rm -f "$f.cmd" "$f.pid" "$f.w"
 }
 
-# watch FILE FIRST TICKS CAP: ends the command at its limit, or when it has printed more than CAP bytes.
-# TERM ends it and its sleep, and it waits for that: an orphan would stay a zombie where process 1 reaps none.
-verb_watch() {
+# watch FILE FIRST TICKS CAP: stops the command at its limit, or when it has printed more than CAP
+# bytes. On TERM it kills its sleep and waits for it: if process 1 does not reap orphans, it would
+# stay a zombie.
+rpc_watch() {
   trap 'kill -KILL $!; wait; exit 0' TERM
   pause "$2" || pause $((${2%.*} + 1))
   i=0
@@ -64,13 +67,13 @@ verb_watch() {
   p=$(pid_of "$1") && end_group "$p" $((2 * PER))
 }
 
-# By wait, which a signal interrupts.
+# Waits with `wait`, which a signal interrupts.
 pause() {
   sleep "$1" &
   wait $!
 }
 
-# report FILE CLIP CODE: whole output where it fits, else as much of its head as of its tail.
+# report FILE MAX CODE: prints the whole output if it fits, else equal parts of its head and tail.
 report() {
   total=$(size_of "$1.out") || total=-1
   timed=0 full=0
@@ -78,22 +81,22 @@ report() {
   [ ! -e "$1.full" ] || full=1
   header "$3" "$total" $timed $full
   if [ "$total" -gt "$2" ]; then
-    { part "$1.out" 0 $(($2 / 2)); part "$1.out" $((total - $2 / 2)) $(($2 / 2)); } | pack
+    { part "$1.out" 0 $(($2 / 2)); part "$1.out" $((total - $2 / 2)) $(($2 / 2)); } | encode
   elif [ "$total" -gt 0 ]; then
-    part "$1.out" 0 "$total" | pack
+    part "$1.out" 0 "$total" | encode
   fi
   footer
 }
 
-# collect ID CLIP: what a command whose own report was lost has left.
-verb_collect() {
+# collect ID MAX: reports on a command whose own report was lost.
+rpc_collect() {
   rc=-
   read -r rc <"$D/$1.rc" || rc=-
   report "$D/$1" "$2" "$rc"
 }
 
-# stop NAPS ID...: ends commands within about a second, and what watches them.
-verb_stop() {
+# stop NAPS ID...: stops commands and their watchers, within about a second.
+rpc_stop() {
   naps=$1
   shift
   for id in "$@"; do : >"$D/$id.stop"; done

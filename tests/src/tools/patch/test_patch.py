@@ -1,4 +1,4 @@
-"""Patches in both formats: what they say, where they land, and what happens where they do not fit."""
+"""Patches in both formats: parsing, matching, applying, and errors."""
 
 import difflib
 
@@ -110,7 +110,7 @@ def test_exact_beats_loose_and_ambiguity_is_said() -> None:
     patch = envelope("*** Update File: a", "@@", "-x", "+y")
     assert run(patch, a="x \nx\n")["a"] == "x \ny\n"
     outcome = apply_patch(parse_patch(patch), {"a": b"x\nx\n"})
-    assert "stand at 2 places; line 1 was taken" in outcome.notes[0]
+    assert "occur at 2 places; line 1 was taken" in outcome.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,8 @@ def test_unified_adds_deletes_renames() -> None:
 
 
 def test_unified_details() -> None:
-    # A removed line "-- x" looks like a header; counts say that it is none. A signature is no removed line.
+    # A removed line "-- x" looks like a header; by the counts it is a line. A signature is not
+    # a removed line.
     sql = "--- q.sql\n+++ q.sql\n@@ -1,2 +1,2 @@\n--- old\n+++ new\n end\n-- \n2.40\n"
     assert run(sql, **{"q.sql": "-- old\nend\n"})["q.sql"] == "++ new\nend\n"
     assert run("--- f.orig\n+++ f\n@@ -1 +1 @@\n-a\n+b\n", f="a\n") == {"f": "b\n"}
@@ -252,7 +253,7 @@ def test_a_miss_names_the_line_and_shows_the_nearest_ones() -> None:
 
 
 def test_a_hunk_that_is_applied_already_is_said_to_be() -> None:
-    with pytest.raises(PatchError, match="stand in the file already, at line 1"):
+    with pytest.raises(PatchError, match="are in the file already, at line 1"):
         run(envelope("*** Update File: a", "@@", " x", "-y", "+z"), a="x\nz\n")
 
 
@@ -307,7 +308,7 @@ def test_unified_apply_then_inverse(
 
 
 def as_envelope(old: list[str], new: list[str], context: int) -> str:
-    """Hunks with as much context; every line is different from all others, so context is enough."""
+    """Make hunks with this much context, which is enough since all lines differ."""
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     out = ["*** Update File: f"]
     for group in matcher.get_grouped_opcodes(context):

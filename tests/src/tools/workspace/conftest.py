@@ -9,7 +9,7 @@ from src.config import Settings
 from src.tools.workspace import Workspace
 from tests.src.tools.workspace.doubles import ProcessEnvironment, container_path
 
-FLAVOURS = ("full", "jobs", "dash", "busybox", "bare")
+CONTAINERS = ("full", "jobs", "dash", "busybox", "bare")
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def task_folder(tmp_path: Path) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every kind of container, or those that a module names because they differ in what it tests."""
+    """Run a test in every kind of container, or in those that its module names."""
     if "any_environment" in metafunc.fixturenames:
-        flavours = getattr(metafunc.module, "FLAVOURS", FLAVOURS)
-        metafunc.parametrize("any_environment", flavours, indirect=True)
+        containers = getattr(metafunc.module, "CONTAINERS", CONTAINERS)
+        metafunc.parametrize("any_environment", containers, indirect=True)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def environment(task_folder: Path) -> ProcessEnvironment:
 
 @pytest.fixture
 async def any_workspace(any_environment: ProcessEnvironment, settings: Settings) -> AsyncIterator[Workspace]:
-    """A workspace in each kind of container; afterwards nothing of it may be left."""
+    """Open a workspace in each kind of container, and check that nothing of it is left."""
     async for workspace in opened(any_environment, settings):
         yield workspace
 

@@ -1,4 +1,4 @@
-"""Environments for tests that run real processes on this machine, behaving like those of the contract."""
+"""Environments for tests, with the contract's behaviour and real processes on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 BASH = ("bash", "-c")
 POSIX = ("sh", "-c")
 
-# A folder of programs is the whole PATH of a container; what is missing from it, the container lacks.
+# A folder of programs is the whole PATH of a container; what is missing from it, the container
+# lacks.
 UTILITIES = (
     "sh", "cat", "cp", "chmod", "dd", "id", "ls", "mkdir", "mkfifo", "mv", "od", "printf", "pwd", "rm",
     "sleep", "tr", "uname", "wc", "grep", "env", "true", "echo",
@@ -27,7 +28,7 @@ BUSYBOX = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """An exec's result as the own-runner makes it: stdout and stderr merged, None where there is none."""
+    """The result of an exec, as the own-runner returns it: merged output, None if empty."""
 
     stdout: str | None
     stderr: None
@@ -36,7 +37,7 @@ class Outcome:
 
 @dataclass
 class ProcessEnvironment:
-    """Runs each exec as a fresh shell; what it started outlives a timeout or a cancellation, as in Docker."""
+    """Runs each exec in a fresh shell. Its processes outlive a timeout, as in Docker."""
 
     folder: Path
     shell: tuple[str, ...] = BASH
@@ -85,7 +86,7 @@ class ProcessEnvironment:
         return Outcome(text or None, None, process.returncode or 0)
 
     def alive(self) -> list[str]:
-        """Command lines of processes that execs of this environment left running."""
+        """Return the command lines of processes that are still running."""
         found: list[str] = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -96,38 +97,39 @@ class ProcessEnvironment:
         return [line for line in found if line]
 
     async def settled(self, allowed: int = 0, seconds: float = 5.0) -> list[str]:
-        """`alive`, once there are no more than allowed, or the time is over."""
+        """Return `alive()` once there are no more than allowed, or the time is over."""
         await eventually(lambda: len(self.alive()) <= allowed, seconds)
         return self.alive()
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Returns when the condition holds, or the time is over."""
+    """Return when the condition holds, or the time is over."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:  # noqa: ASYNC110  (other processes set no event)
         await asyncio.sleep(0.02)
 
 
-def container_path(folder: Path, flavour: str) -> tuple[tuple[str, ...], str | None]:
-    """Shell and PATH of a kind of container.
+def container_path(folder: Path, kind: str) -> tuple[tuple[str, ...], str | None]:
+    """Return shell and PATH of a kind of container.
 
-    full: this machine. jobs: bash, but no setsid. dash: coreutils and dash, neither setsid nor base64.
-    busybox: Alpine's programs. bare: busybox with little more than POSIX asks for, no base64, head or stat.
+    full: this machine. jobs: bash, but no setsid. dash: coreutils and dash, neither setsid nor
+    base64. busybox: Alpine's programs. bare: busybox with little more than POSIX asks for, no
+    base64, head or stat.
     """
-    if flavour == "full":
+    if kind == "full":
         return BASH, None
     folder.mkdir()
     busybox = shutil.which("busybox")
     programs: dict[str, str | None] = {}
-    if flavour in ("busybox", "bare"):
+    if kind in ("busybox", "bare"):
         assert busybox, "the tests need busybox: apt-get install busybox-static"
-        programs = dict.fromkeys(BUSYBOX if flavour == "busybox" else UTILITIES, busybox)
+        programs = dict.fromkeys(BUSYBOX if kind == "busybox" else UTILITIES, busybox)
     else:
         programs = {name: shutil.which(name) for name in (*UTILITIES, "head", "tail", "stat", "find")}
         programs["sh"] = shutil.which("dash")
-        if flavour == "jobs":
+        if kind == "jobs":
             programs |= {name: shutil.which(name) for name in ("bash", "base64", "gzip")}
     for name, program in programs.items():
         if program is not None:
             (folder / name).symlink_to(program)
-    return (BASH if flavour == "jobs" else POSIX), str(folder)
+    return (BASH if kind == "jobs" else POSIX), str(folder)

@@ -97,7 +97,7 @@ async def test_background_children_neither_block_nor_die(
 
 async def test_output_of_200_mb_stays_in_the_container(workspace: Workspace) -> None:
     started = time.process_time()
-    result = await workspace.run("head -c 200000000 /dev/zero | tr '\\0' x; printf END", clip=10_000)
+    result = await workspace.run("head -c 200000000 /dev/zero | tr '\\0' x; printf END", max_bytes=10_000)
     assert time.process_time() - started < 1
     assert result.total_bytes == 200_000_003
     assert result.head == b"x" * 5000
@@ -109,7 +109,7 @@ async def test_head_and_tail_are_the_ends(any_workspace: Workspace, task_folder:
     for total in (0, 1, 99, 100, 101, 8191, 8192, 8193, 20_000):
         data = os.urandom(total)
         (task_folder / "data").write_bytes(data)
-        result = await any_workspace.run("cat data", clip=100)
+        result = await any_workspace.run("cat data", max_bytes=100)
         assert result.total_bytes == total
         if total <= 100:
             assert (result.head, result.tail) == (data, b"")
@@ -153,7 +153,7 @@ async def test_any_text_reaches_the_shell(any_workspace: Workspace, text: str) -
 
 
 async def test_a_command_is_not_in_any_argument_list(workspace: Workspace) -> None:
-    """`pkill -f` in a command must not hit what runs the command."""
+    """`pkill -f` in a command must not kill the shell that runs it."""
     result = await workspace.run("pkill -f some_server_name; echo still here; # some_server_name")
     assert (result.exit_code, result.head) == (0, b"still here\n")
 
@@ -197,10 +197,10 @@ async def test_cancellation_before_the_command_began(
     assert await environment.settled() == []
 
 
-async def test_cancel_ends_all_that_runs(workspace: Workspace, environment: ProcessEnvironment) -> None:
+async def test_stop_ends_all_that_runs(workspace: Workspace, environment: ProcessEnvironment) -> None:
     tasks = [asyncio.create_task(workspace.run("sleep 78")) for _ in range(3)]
     await asyncio.sleep(0.3)
-    await workspace.cancel()
+    await workspace._commands.stop()
     results = await asyncio.wait_for(asyncio.gather(*tasks), 5)
     assert [result.exit_code for result in results] == [143] * 3
     assert await environment.settled() == []
@@ -241,7 +241,7 @@ async def test_the_environments_own_limit_loses_no_output(
 
 
 async def test_what_runs_the_command_is_killed(workspace: Workspace, environment: ProcessEnvironment) -> None:
-    result = await workspace.run("echo kept; pkill -KILL -f '/kit.* run '; sleep 0.1")
+    result = await workspace.run("echo kept; pkill -KILL -f '/rpc.* run '; sleep 0.1")
     assert (result.exit_code, result.head) == (None, b"kept\n")
     assert await environment.settled() == []
 

@@ -1,4 +1,4 @@
-"""Forms of exec, channels that add noise or cut, containers that go away, and the probe."""
+"""Forms of exec, environments that change output, containers that go away, and the facts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config import Settings
-from src.tools.workspace import EnvironmentGone, Workspace, WorkspaceError, codec
-from src.tools.workspace.exec_adapter import ExecAdapter, normalise
-from src.tools.workspace.probe import parse_facts
+from src.tools.workspace import ContainerFacts, EnvironmentGone, Workspace, WorkspaceError, codec
+from src.tools.workspace.exec_adapter import ExecAdapter, output_of
 from tests.src.tools.workspace.doubles import ProcessEnvironment
 
 
@@ -28,7 +27,7 @@ def run_shell(command: str, folder: Path) -> tuple[int, str]:
 
 
 def forms(folder: Path) -> dict[str, Any]:
-    """Test doubles as they are met in the wild."""
+    """Return environments with other forms of exec."""
 
     class Synchronous:
         def exec(self, command: str, timeout: int = 30) -> dict[str, Any]:
@@ -76,7 +75,7 @@ async def test_every_form_of_exec(form: str, settings: Settings, task_folder: Pa
 async def test_a_command_is_never_run_again_after_an_error(
     environment: ProcessEnvironment, settings: Settings, task_folder: Path, error: Exception
 ) -> None:
-    """The exec raises after it ran: the command must have run once, and its result is still told."""
+    """The exec raises after it ran: the command has run once, and its result is returned."""
     workspace = Workspace(environment, settings=settings)
     await workspace.open()
     inner = environment.exec
@@ -87,7 +86,7 @@ async def test_a_command_is_never_run_again_after_an_error(
             raise error
         return result
 
-    workspace._channel._exec._function = failing  # type: ignore[attr-defined]
+    workspace._rpc._exec._function = failing  # type: ignore[attr-defined]
     result = await workspace.run("echo once >>times; echo out; exit 5")
     assert (result.exit_code, result.head) == (5, b"out\n")
     assert (task_folder / "times").read_bytes() == b"once\n"
@@ -106,13 +105,12 @@ async def test_a_command_is_never_run_again_after_an_error(
     ],
 )
 def test_results_are_made_one(given: object) -> None:
-    output = normalise(given)
-    assert (output.text, output.code) == ("a", 1)
+    assert output_of(given) == "a"
 
 
 def test_results_without_a_code() -> None:
-    assert [normalise(x).text for x in (None, "a", b"\xff", 5)] == ["", "a", "\ufffd", ""]
-    assert normalise({"stdout": "a", "stderr": "b"}).text == "a\nb"
+    assert [output_of(x) for x in (None, "a", b"\xff", 5)] == ["", "a", "\ufffd", ""]
+    assert output_of({"stdout": "a", "stderr": "b"}) == "a\nb"
 
 
 def test_an_environment_without_exec_is_refused() -> None:
@@ -138,7 +136,7 @@ async def test_channels_that_change_their_text(
     data = bytes(range(256)) * 1000
     await workspace.write_bytes("f", data)
     assert await workspace.read_bytes("f") == data
-    result = await workspace.run("cat f", clip=60_000)
+    result = await workspace.run("cat f", max_bytes=60_000)
     assert result.head + result.tail == data[:30_000] + data[-30_000:]
     job = await workspace.start_job("cat f")
     status = await workspace.poll_job(job, wait_sec=5)
@@ -155,7 +153,6 @@ async def test_a_container_that_goes_away(environment: ProcessEnvironment, setti
     for work in (workspace.run("true"), workspace.read_bytes("f"), workspace.query("true")):
         with pytest.raises(EnvironmentGone):
             await work
-    await workspace.cancel()
     await workspace.close()
     subprocess.run(["rm", "-rf", str(Path(scratch).parent)], check=True)
 
@@ -171,7 +168,6 @@ async def test_exec_that_raises_is_told(settings: Settings) -> None:
 
 async def test_before_open_and_after_close(workspace: Workspace, settings: Settings) -> None:
     fresh = Workspace(ProcessEnvironment(Path("/")), settings=settings)
-    await fresh.cancel()
     await fresh.close()
     with pytest.raises(WorkspaceError, match="not open"):
         await fresh.run("true")
@@ -202,13 +198,13 @@ def test_facts_heed_the_cgroup() -> None:
         b"cwd=/app\nos=Alpine\nnproc=16\ncpu_max=150000 100000\nmemory_max=536870912\n"
         b"memory_total=MemTotal: 9999999 kB\ntool=git\ntool=rg\n"
     )
-    facts = parse_facts(printed, "sh")
+    facts = ContainerFacts.parse(printed, "sh")
     assert (facts.cpus, facts.memory_bytes, facts.tools) == (1.5, 512 << 20, ("git", "rg"))
-    facts = parse_facts(
+    facts = ContainerFacts.parse(
         b"nproc=4\ncpu_max=max 100000\nmemory_max=max\nmemory_total=MemTotal: 1024 kB\n", "sh"
     )
     assert (facts.cpus, facts.memory_bytes) == (4.0, 1 << 20)
-    facts = parse_facts(
+    facts = ContainerFacts.parse(
         b"nproc=4\ncpu_quota=200000\ncpu_period=100000\nmemory_limit=9223372036854771712\n", "sh"
     )
     assert (facts.cpus, facts.memory_bytes, facts.os_name) == (2.0, None, "unknown")

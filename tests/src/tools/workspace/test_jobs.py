@@ -11,11 +11,11 @@ from src.config import Settings
 from src.tools.workspace import JobStatus, Workspace, WorkspaceError
 from tests.src.tools.workspace.doubles import ProcessEnvironment, eventually
 
-FLAVOURS = ("full", "jobs", "bare")  # groups by setsid, by bash, and none
+CONTAINERS = ("full", "jobs", "bare")  # groups by setsid, by bash, and none
 
 
 async def ended(workspace: Workspace, job: str) -> JobStatus:
-    """The status once the job has ended, with all output of the polls until then."""
+    """Return the status of the ended job, with the output of all polls."""
     output = b""
     for _ in range(20):
         status = await workspace.poll_job(job, wait_sec=5)

@@ -1,15 +1,16 @@
-# Run once, by whatever shell the environment wraps commands in. Makes the scratch directory, finds out what
-# this container can do, and leaves the kit there. Set before: NAME (of the directory), KIT (text), A, B, TOOLS.
+# Run once, by the shell that the environment runs commands in. Creates the scratch directory,
+# probes the programs of the container, and installs the script. Variables: NAME (of the directory),
+# SCRIPT (its text), A, B (see core.sh), PROGRAMS (for facts.sh).
 D=
 for base in /tmp /var/tmp /dev/shm /run /root; do
   [ -d "$base" ] && [ -w "$base" ] || continue
-  # The same name every time, so that recordings can be replayed; others only where it is taken.
+  # The same name in every run, so that recordings can be replayed; a number is added if it exists.
   number=
   until mkdir -m 700 "$base/$NAME$number" 2>/dev/null; do
     number=$((number + 1))
     [ "$number" -lt 100 ] || continue 2
   done
-  if (printf '%s' "$KIT" >"$base/$NAME$number/kit") 2>/dev/null; then
+  if (printf '%s' "$SCRIPT" >"$base/$NAME$number/rpc") 2>/dev/null; then
     D=$base/$NAME$number
     break
   fi
@@ -22,14 +23,15 @@ fi
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# Own process groups: setsid, else the shell's monitor mode (bash needs no terminal for it, dash does), else none.
-GROUP=none OWN='' KITSH=sh CMDSH=sh
+# Process groups: setsid, else the shell's monitor mode (dash needs a terminal for it, bash does
+# not).
+GROUP=none OWN='' RPCSH=sh CMDSH=sh
 has bash && CMDSH=bash
 monitor='set -m; sleep 5 & if kill -0 -$!; then kill -KILL -$!; else kill -KILL $!; false; fi'
 if has setsid && setsid true 2>/dev/null; then
   GROUP=setsid OWN=setsid
 elif has bash && bash -c "$monitor" >/dev/null 2>&1; then
-  GROUP=jobs KITSH=bash
+  GROUP=jobs RPCSH=bash
 elif sh -c "$monitor" >/dev/null 2>&1; then
   GROUP=jobs
 fi
@@ -53,7 +55,7 @@ HEADC='' STAT='' FIND='' GZIP='' NAP=1 PER=1
 [ "$(printf hi | gzip -c 2>/dev/null | gzip -dc 2>/dev/null)" = hi ] && GZIP=1
 sleep 0.01 2>/dev/null && NAP=0.2 PER=5
 
-for name in GROUP OWN CMDSH KITSH DEC ENC HEADC STAT FIND GZIP NAP PER; do
+for name in GROUP OWN CMDSH RPCSH DEC ENC HEADC STAT FIND GZIP NAP PER; do
   eval "printf '%s=%s\n' $name \"\$$name\""
 done >"$D/conf"
-exec $KITSH "$D/kit" "$A" "$B" facts $TOOLS
+exec $RPCSH "$D/rpc" "$A" "$B" facts $PROGRAMS

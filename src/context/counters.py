@@ -1,13 +1,17 @@
-"""A token estimate by classes of characters, for where tiktoken is not installed."""
+"""Token counters: exact if tiktoken is installed, else an estimate by character classes."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import re
 from collections.abc import Callable
 
-# Tokens for runs of each class of characters, fitted on the corpus of tests/src/context so that the estimate
-# errs on the high side: a prompt thought too large is compacted early, one too small is refused. Looks
-# ahead are bounded: a long run must not cost the square of its length.
+from src.llm.usage import TokenCounter
+
+# Tokens for runs of each class of characters, fitted on a corpus so that the estimate errs on the
+# high side: a prompt estimated too large is compacted early, one estimated too small is refused.
+# Lookaheads are bounded, so that a long run does not take quadratic time.
 _CLASSES = re.compile(
     r"(?P<code>(?=[A-Za-z+/]{0,40}[0-9])(?=[a-z0-9+/]{0,40}[A-Z])(?=[A-Z0-9+/]{0,40}[a-z])[A-Za-z0-9+/]{24,})"
     r"|(?P<word>[A-Za-z]+)|(?P<digits>[0-9]+)|(?P<padded> +(?=[0-9]))|(?P<space> +)|(?P<lines>[\r\n\t\v\f]+)"
@@ -16,7 +20,7 @@ _CLASSES = re.compile(
     r"|(?P<letters>[\u00c0-\u024f\u0370-\u052f]+)|(?P<other>.)",
     re.DOTALL,
 )
-_PER_CODE = 0.75  # base64, keys, hashes with both cases
+_PER_CODE = 0.75  # base64, keys, hashes with upper and lower case
 _PER_CJK = 0.8
 _PER_OTHER = 1.6
 _WORD_LETTERS = 6.0
@@ -24,8 +28,27 @@ _OTHER_LETTERS = 2.6
 _DIGITS = 3.0
 
 
+async def load_counter() -> TokenCounter:
+    """Return a counter.
+
+    It is made in a thread, since the exact one takes tenths of a second to load.
+    """
+    return await asyncio.to_thread(_make_counter)
+
+
+def _make_counter() -> TokenCounter:
+    if importlib.util.find_spec("tiktoken") is None:
+        return EstimateCounter()
+    try:
+        from src.context.exact import ExactCounter  # imports tiktoken, which is optional
+
+        return ExactCounter()
+    except Exception:  # a broken or very old tiktoken must not end the run
+        return EstimateCounter()
+
+
 class EstimateCounter:
-    """Estimates instead of counting; the same interface as the exact counter."""
+    """Estimates token counts. It has the interface of the exact counter."""
 
     exact = False
 
@@ -64,7 +87,7 @@ class EstimateCounter:
 
 
 def _longest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest size up to `most` that fits; sizes that fit lie below those that do not."""
+    """Return the largest size up to `most` that fits, if every smaller size fits."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,11 +1,11 @@
-"""No secret survives in a text, however JSON writes it."""
+"""Redaction of secrets, and texts on one line."""
 
 import json
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.trajectory import Redactor
+from src.text import Redactor, one_line
 
 
 @given(st.text(min_size=6), st.text(), st.text())
@@ -22,3 +22,17 @@ def test_the_secret_is_gone_from_json(secret: str, ascii_only: bool) -> None:
 
 def test_no_secret_no_change() -> None:
     assert Redactor(["", ""])("text") == "text"
+
+
+def test_redaction() -> None:
+    assert Redactor(["secret1", "secret2"])("a secret1 b secret2") == "a [REDACTED] b [REDACTED]"
+    assert Redactor(["", "b"])("abc") == "abc"
+
+
+def test_one_line() -> None:
+    assert one_line(" a\n b\t c ") == "a b c"
+    assert len(one_line("x" * 5000)) == 600
+
+
+def test_one_line_takes_lone_surrogates_and_controls() -> None:
+    assert one_line("a\ud800b\n\x1b[31mc\u2028d") == "a?b [31mc d"

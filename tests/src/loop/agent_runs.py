@@ -1,4 +1,4 @@
-"""Plays whole runs of the agent against a scripted model over real HTTP, on real processes."""
+"""Whole runs of the agent against a scripted model, over real HTTP and with real processes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def shell(command: str, id: str = "call_1", **more: Any) -> Reply:
     return Reply(reasoning="a thought", tool_calls=(call("shell_command", id, command=command, **more),))
 
 
-def said(content: str) -> Reply:
+def text_reply(content: str) -> Reply:
     return Reply(reasoning="a thought", content=content)
 
 
 WRITE = shell("echo done > result.txt")
-DONE = (said("It is done."), said("It is done and checked."))
+DONE = (text_reply("It is done."), text_reply("It is done and checked."))
 
 
 def is_a_clean_line(text: Any) -> bool:
     return isinstance(text, str) and bool(text) and text.isprintable() and len(text) <= 2_000
 
 
-class Replies:
-    """A scripted model: these replies in order, the last one again and again. Keeps the requests."""
+class ScriptedModel:
+    """Gives these replies in order and repeats the last one. Keeps the requests."""
 
-    name = "replies"
+    name = "scripted model"
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self.turns = list(turns)
@@ -58,11 +58,11 @@ class Replies:
 
 
 @dataclass
-class Played:
-    """What a run left behind."""
+class FinishedRun:
+    """The results of a run."""
 
     line: str
-    model: Replies
+    model: ScriptedModel
     logs: Path
     environment: Any
     trajectory: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Played:
         return [str(message["content"]) for message in self.messages(request) if message["role"] == role]
 
 
-async def play(
+async def run_agent(
     folder: Path,
     turns: Sequence[Turn],
     *,
@@ -84,11 +84,11 @@ async def play(
     cost_limit: str | None = None,
     window: int | None = None,
     **extra: Any,
-) -> Played:
-    """One run; files of the task are in `folder`/app, what the agent logged in `folder`/logs."""
+) -> FinishedRun:
+    """Run the agent once, with the task's files in `folder`/app and the logs in `folder`/logs."""
     app, logs = folder / "app", folder / "logs"
     app.mkdir(exist_ok=True)
-    model = Replies(turns)
+    model = ScriptedModel(turns)
     environment = environment or ProcessEnvironment(app)
     async with Relay(ScriptUpstream([model], context_window=window)) as relay:
         agent = make_agent(relay, logs, cost_limit=cost_limit, **extra)
@@ -96,7 +96,7 @@ async def play(
         line = await agent.run(instruction, environment, context)
     path = logs / "trajectory.json"
     trajectory = json.loads(path.read_text()) if path.exists() else {}
-    return Played(line, model, logs, environment, trajectory)
+    return FinishedRun(line, model, logs, environment, trajectory)
 
 
 def make_agent(relay: Relay, logs: Path | None, cost_limit: str | None = None, **extra: Any) -> Agent:

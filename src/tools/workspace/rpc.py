@@ -1,0 +1,262 @@
+"""Remote procedure calls into the container, over `environment.exec`.
+
+The container's end is a shell script, made of scripts/*.sh, that `install` puts into a scratch
+directory. Each request is one exec that runs the script with a method and its arguments. The script
+prints the response between sentinels: a line of header fields, then encoded bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from src.text import one_line
+from src.tools.workspace import codec
+from src.tools.workspace.errors import EnvironmentGone, WorkspaceError
+from src.tools.workspace.exec_adapter import ExecAdapter
+
+SCRIPTS = Path(__file__).with_name("scripts")
+SCRIPT_PARTS = ("core.sh", "run.sh", "files.sh", "jobs.sh", "facts.sh")
+DISPATCH = '"rpc_$METHOD" "$@"\nexit 0\n'
+PROGRAMS = (
+    "python3 python pip3 uv node npm rg git gcc g++ clang make cmake go cargo rustc java perl ruby R php "
+    "apt-get apk dnf curl wget tmux jq sqlite3 gdb vim"
+)
+CALL_TIMEOUT_SEC = 60.0
+PING_TIMEOUT_SEC = 10.0
+MAX_QUOTED_CHARS = 300  # of an exec's output in an error
+
+# Unlikely to exist already. If it does, the script appends a number.
+SCRATCH_NAME = ".9f1c07d2"
+COMMAND_ROOM = codec.COMMAND_LIMIT - 1024
+
+
+class RpcError(WorkspaceError):
+    """The script refused a request.
+
+    `code` is a word of scripts/*.sh, `detail` the system's message.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail
+
+
+class ResponseLost(WorkspaceError):
+    """An exec raised or printed no response. Its command may have ended or not."""
+
+
+class ScratchGone(WorkspaceError):
+    """The scratch directory was deleted, with everything in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The header fields and the bytes of a response.
+
+    `complete` is False if its end did not arrive.
+    """
+
+    fields: tuple[str, ...]
+    data: bytes
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The script as installed in this container, and the encodings that work there."""
+
+    scratch: str
+    output_encoding: str
+    input_encoding: str
+    shell: str
+    command_shell: str
+    gzip: bool
+
+
+class ContainerRpc:
+    """Sends requests to the script in the container.
+
+    It is the only caller of `environment.exec`.
+    """
+
+    def __init__(self, environment: object, log: logging.Logger) -> None:
+        self._exec = ExecAdapter(environment)
+        self._log = log
+        self._installed: Installation | None = None
+        self._installing = asyncio.Lock()
+
+    @property
+    def installed(self) -> Installation:
+        """The installed script. Raises WorkspaceError before `install`."""
+        if self._installed is None:
+            raise WorkspaceError("the workspace is not open")
+        return self._installed
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the script is installed."""
+        return self._installed is not None
+
+    async def install(self) -> bytes:
+        """Install the script in one exec, and return the facts about the container that it printed.
+
+        Raises:
+            EnvironmentGone: The exec fails, or the container has no POSIX sh.
+            WorkspaceError: No folder can be written.
+        """
+        first, second = _sentinel()
+        variables = {
+            "NAME": SCRATCH_NAME,
+            "SCRIPT": _script_text(),
+            "A": first,
+            "B": second,
+            "PROGRAMS": PROGRAMS,
+        }
+        lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+        lines.append(_script_part("install.sh"))
+        try:
+            output = await self._exec("\n".join(lines), CALL_TIMEOUT_SEC)
+        except Exception as error:
+            raise EnvironmentGone(f"the environment's exec fails: {_quoted(error)}") from error
+        header, body, complete = _parse(output, first + second)
+        if header is None or not complete:
+            raise EnvironmentGone(
+                f"no POSIX sh answers in the container; exec printed: {_quoted(output) or 'nothing'}"
+            )
+        fields = header.split(" ")
+        if fields[0] == "!":
+            raise WorkspaceError(
+                "no folder for scratch files: none of /tmp, /var/tmp, /dev/shm, /run, /root can be written"
+            )
+        scratch, output_encoding, input_encoding, shell, command_shell, gzip = fields
+        self._installed = Installation(
+            scratch, output_encoding, input_encoding, shell, command_shell, gzip == "1"
+        )
+        return codec.decode(body, output_encoding)
+
+    async def uninstall(self) -> None:
+        """Remove the scratch directory, if there is one."""
+        if self._installed is not None:
+            with contextlib.suppress(ScratchGone):
+                await self.call("close", reinstall=False)
+            self._installed = None
+
+    def payload_capacity(self, *arguments: str) -> int:
+        """Return how many bytes of payload fit into one request beside these arguments."""
+        room = COMMAND_ROOM - sum(4 * len(argument) + 24 for argument in arguments)
+        return codec.capacity(room, self.installed.input_encoding)
+
+    async def call(
+        self,
+        method: str,
+        *arguments: str | bytes,
+        timeout_sec: float = CALL_TIMEOUT_SEC,
+        reinstall: bool = True,
+    ) -> Response:
+        """Send one request and return its response.
+
+        Args:
+            method: A function `rpc_METHOD` of the script.
+            arguments: Its arguments. Bytes are a payload, which is encoded for the container.
+            timeout_sec: Seconds that the exec may take.
+            reinstall: Install the script again, once, if the scratch directory was deleted. Nothing
+                of the request was run then.
+
+        Raises:
+            RpcError: The script refused the request.
+            ResponseLost: There was no response, but the container still answers.
+            EnvironmentGone: The container does not answer.
+            ScratchGone: The scratch directory was deleted, and `reinstall` is False.
+        """
+        installed = self.installed
+        first, second = _sentinel()
+        words = tuple(
+            codec.encode(argument, installed.input_encoding) if isinstance(argument, bytes) else argument
+            for argument in arguments
+        )
+        assignments, quoted = codec.shell_words((first, second, method, *words))
+        script = f"{installed.scratch}/rpc"
+        command = (
+            f"[ -f {script} ] || {{ printf '\\n%s%s gone\\n' {first} {second}; exit 0; }}; "
+            f"{assignments} exec {installed.shell} {script} {quoted}"
+        )
+        if len(command) > codec.COMMAND_LIMIT:
+            raise WorkspaceError(f"too much text in one call: {len(command)} characters")
+        try:
+            output = await self._exec(command, timeout_sec)
+        except Exception as error:
+            await self._ping(error)
+            raise ResponseLost(f"the environment's exec failed: {_quoted(error)}") from error
+        header, body, complete = _parse(output, first + second)
+        if header is None:
+            await self._ping(None)
+            raise ResponseLost(
+                f"the environment's exec printed no response but: {_quoted(output) or 'nothing'}"
+            )
+        fields = header.split(" ")
+        if fields[0] == "!":
+            raise RpcError(fields[1], " ".join(fields[2:]) + _quoted(body))
+        if fields[0] == "gone":
+            if not reinstall:
+                raise ScratchGone("the scratch directory was deleted")
+            await self._reinstall(installed)
+            return await self.call(method, *arguments, timeout_sec=timeout_sec, reinstall=False)
+        data = codec.decode(body, installed.output_encoding) if complete else b""
+        return Response(tuple(fields), data, complete)
+
+    async def _reinstall(self, missing: Installation) -> None:
+        async with self._installing:
+            if self._installed is missing:
+                self._log.warning("the scratch directory was deleted; making a new one")
+                await self.install()
+
+    async def _ping(self, error: Exception | None) -> None:
+        """Raise EnvironmentGone if the container does not answer at all."""
+        word = secrets.token_hex(8)
+        try:
+            output = await self._exec(f"printf '%s\\n' {word}", PING_TIMEOUT_SEC)
+        except Exception as again:
+            raise EnvironmentGone(f"the environment's exec fails: {_quoted(error or again)}") from again
+        if word not in output:
+            printed = _quoted(error or output) or "nothing"
+            raise EnvironmentGone(f"no shell answers in the container any more; exec printed: {printed}")
+
+
+def _sentinel() -> tuple[str, str]:
+    """Return two halves, which only the script joins: an echo of the command has no sentinel."""
+    return secrets.token_hex(6), secrets.token_hex(6)
+
+
+def _parse(output: str, sentinel: str) -> tuple[str | None, str, bool]:
+    """Return header, body, and whether the end mark came. Other output around them is ignored."""
+    _, found, rest = output.partition(f"{sentinel} ")
+    if not found:
+        return None, "", False
+    header, _, rest = rest.partition("\n")
+    body, found, _ = rest.partition(f"{sentinel} .")
+    return header.rstrip("\r"), body, bool(found) or header == "gone"
+
+
+def _quoted(output: object) -> str:
+    return one_line(str(output), MAX_QUOTED_CHARS)
+
+
+@cache
+def _script_part(name: str) -> str:
+    return (SCRIPTS / name).read_text(encoding="utf-8")
+
+
+@cache
+def _script_text() -> str:
+    """Return the whole script without its comments."""
+    lines = "".join(_script_part(name) for name in SCRIPT_PARTS).splitlines()
+    code = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return "\n".join(code) + "\n" + DISPATCH

@@ -1,3 +1,0 @@
-
-"verb_$VERB" "$@"
-exit 0
