@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,50 +18,77 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def described(text: str, variable: str, default: str = "") -> str:
+def setting(*flags: str, help: str, env: str, default: str = "", metavar: str | None = None) -> Any:
+    """Declare an option for a setting. Its help names the environment variable and the default.
+
+    The value is None where the option is not given, so that `load_config` can look further.
+    """
+    return typer.Option(*flags, metavar=metavar, help=help_of(help, env=env, default=default))
+
+
+def help_of(text: str, *, env: str, default: str = "") -> str:
     """Return an option's help with its environment variable and its default."""
-    return f"{text} [env: {variable}]" + (f" [default: {default}]" if default else "")
+    return f"{text} [env: {env}]" + (f" [default: {default}]" if default else "")
 
 
+# Options that several commands have.
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
+    setting(
         "--config",
         metavar="FILE",
-        help=described("Read settings from this TOML file.", "CAPSTAN_CONFIG", "capstan.toml"),
+        help="Read settings from this TOML file.",
+        env="CAPSTAN_CONFIG",
+        default="capstan.toml",
     ),
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option(
-        "--task",
-        "-i",
-        metavar="GLOB",
-        help=described("Run only tasks that match. Repeatable.", "CAPSTAN_INCLUDE"),
-    ),
+    typer.Option("-i", "--task", metavar="GLOB", help="Only tasks that match. Repeatable."),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude",
-        "-x",
-        metavar="GLOB",
-        help=described("Leave out tasks that match. Repeatable.", "CAPSTAN_EXCLUDE"),
+    typer.Option("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable."),
+]
+AgentPath = Annotated[
+    str | None,
+    setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop.", env="CAPSTAN_AGENT"),
+]
+EnvironmentName = Annotated[
+    str | None,
+    setting(
+        "-e",
+        "--env",
+        metavar="KIND",
+        help="What tasks run in: auto, docker, sandbox or proot.",
+        env="CAPSTAN_ENVIRONMENT",
+        default="auto",
     ),
 ]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        "--limit", "-l", metavar="N", help=described("Run only the first N tasks.", "CAPSTAN_LIMIT")
+IsolationName = Annotated[
+    str | None,
+    setting(
+        "--isolation",
+        metavar="KIND",
+        help="process: beside the runner. dind: agent, engine and tasks in a container without a network.",
+        env="CAPSTAN_ISOLATION",
+        default="process",
     ),
 ]
 JobsDir = Annotated[
-    Path,
-    typer.Option("--jobs-dir", "-o", metavar="DIR", help="The folder that holds job folders."),
+    str | None,
+    setting(
+        "-o",
+        "--jobs-dir",
+        metavar="DIR",
+        help="The folder that holds job folders.",
+        env="CAPSTAN_JOBS_DIR",
+        default="jobs",
+    ),
 ]
 TaskPaths = Annotated[
-    list[Path], typer.Argument(metavar="TASKS…", help="Task directories, or directories of tasks.")
+    list[Path], typer.Argument(metavar="TASKS", help="Task directories, or directories of tasks.")
 ]
 
 

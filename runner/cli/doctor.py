@@ -20,13 +20,14 @@ def register(app: typer.Typer) -> None:
 def doctor(
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASKS…]", help="Also check whether the images of these tasks are here."),
+        typer.Argument(metavar="TASKS", help="Also check whether the images of these tasks are here."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check whether this machine can run jobs.
 
-    Checks Docker, the sandbox, the key, the disk, the memory and images. Exit code 1 where no task could run.
+    Checks Docker, the sandbox, proot, the key, the disk, the memory and images. Exit code 1 where no
+    task could run.
     """
     import asyncio
     import dataclasses

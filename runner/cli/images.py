@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag
+from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,15 +21,12 @@ app = typer.Typer(
     help="Build, pull and list the images of tasks.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Paths = Annotated[
-    list[Path], typer.Argument(metavar="TASKS…", help="Task directories, or directories of tasks.")
-]
 AtOnce = Annotated[int, typer.Option("-n", "--concurrency", min=1, help="Images at once.")]
 
 
 @app.command("build")
 def build(
-    paths: Paths,
+    paths: TaskPaths,
     include: Include = None,
     exclude: Exclude = None,
     at_once: AtOnce = 2,
@@ -51,7 +48,7 @@ def build(
 
 
 @app.command("pull")
-def pull(paths: Paths, include: Include = None, exclude: Exclude = None, at_once: AtOnce = 4) -> None:
+def pull(paths: TaskPaths, include: Include = None, exclude: Exclude = None, at_once: AtOnce = 4) -> None:
     """Pull the images of tasks, and build those of tasks that name none."""
     from runner.environments.docker import ensure_image
 
@@ -63,7 +60,7 @@ def pull(paths: Paths, include: Include = None, exclude: Exclude = None, at_once
 
 @app.command("list")
 def list_images(
-    paths: Paths, include: Include = None, exclude: Exclude = None, as_json: JsonFlag = False
+    paths: TaskPaths, include: Include = None, exclude: Exclude = None, as_json: JsonFlag = False
 ) -> None:
     """List the images of tasks, and whether they are here."""
     import asyncio

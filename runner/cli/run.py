@@ -7,11 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.cli.common import ConfigFile, Exclude, Include, JsonFlag, Limit, described
+from runner.cli.common import (
+    AgentPath,
+    ConfigFile,
+    EnvironmentName,
+    IsolationName,
+    JobsDir,
+    JsonFlag,
+    help_of,
+    setting,
+)
 
-_JOB = "The job"
-_MODEL = "The model"
-_TIME = "Time limits"
+
+def _factor(flag: str, text: str, default: str = "that of --timeout-multiplier") -> Any:
+    variable = "CAPSTAN_" + flag.removeprefix("--").replace("-", "_").upper()
+    return setting(flag, help=text, env=variable, default=default)
 
 
 def register(app: typer.Typer) -> None:
@@ -25,172 +35,129 @@ def run(
     tasks: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TASKS…",
-            help=described("Task directories, or directories of tasks.", "CAPSTAN_TASKS"),
-            show_default=False,
+            metavar="TASKS", help=help_of("Task directories, or directories of tasks.", env="CAPSTAN_TASKS")
         ),
     ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option(
-            "--agent",
-            "-a",
-            help=described("A ZIP, a directory with agent.py, or oracle or nop.", "CAPSTAN_AGENT"),
-        ),
-    ] = None,
+    agent: AgentPath = None,
     agent_kwarg: Annotated[
         list[str] | None,
-        typer.Option(
+        setting(
             "--ak",
             metavar="KEY=VALUE",
-            help=described("A further keyword for Agent(...), JSON or text.", "CAPSTAN_AGENT_KWARGS"),
+            help="A further keyword for Agent(...), JSON or text. Repeatable.",
+            env="CAPSTAN_AGENT_KWARGS",
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
+        setting(
             "-m",
-            help=described("live, record:FILE, replay:FILE or script:PATH.", "CAPSTAN_MODEL", "live"),
-            rich_help_panel=_MODEL,
+            "--model",
+            help="live, record:FILE, replay:FILE or script:PATH.",
+            env="CAPSTAN_MODEL",
+            default="live",
         ),
     ] = None,
     model_name: Annotated[
         str | None,
-        typer.Option(
-            "--model-name",
-            help=described("The model's name.", "LLM_MODEL", "deepseek-v4-pro"),
-            rich_help_panel=_MODEL,
-        ),
+        setting("--model-name", help="The model's name.", env="LLM_MODEL", default="deepseek-v4-pro"),
     ] = None,
     cost_limit: Annotated[
         float | None,
-        typer.Option(
+        setting(
             "--cost-limit",
             metavar="USD",
-            help=described("US dollars a trial may cost.", "LLM_COST_LIMIT", "no limit"),
-            rich_help_panel=_MODEL,
+            help="US dollars a trial may cost.",
+            env="LLM_COST_LIMIT",
+            default="no limit",
         ),
     ] = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    limit: Limit = None,
+    include: Annotated[
+        list[str] | None,
+        setting(
+            "-i", "--task", metavar="GLOB", help="Only tasks that match. Repeatable.", env="CAPSTAN_INCLUDE"
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        setting(
+            "-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable.", env="CAPSTAN_EXCLUDE"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        setting("-l", "--limit", metavar="N", help="Only the first N tasks.", env="CAPSTAN_LIMIT"),
+    ] = None,
     attempts: Annotated[
         int | None,
-        typer.Option("-k", "--attempts", help=described("Attempts of each task.", "CAPSTAN_ATTEMPTS", "1")),
+        setting("-k", "--attempts", help="Attempts of each task.", env="CAPSTAN_ATTEMPTS", default="1"),
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(
+        setting(
             "-n",
             "--concurrency",
-            help=described("Trials at once.", "CAPSTAN_CONCURRENCY", "as cores and memory allow"),
+            help="Trials at once.",
+            env="CAPSTAN_CONCURRENCY",
+            default="as cores and memory allow",
         ),
     ] = None,
-    environment: Annotated[
-        str | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help=described(
-                "What tasks run in: auto, docker, sandbox or proot.", "CAPSTAN_ENVIRONMENT", "auto"
-            ),
-        ),
-    ] = None,
-    isolation: Annotated[
-        str | None,
-        typer.Option(
-            "--isolation",
-            help=described(
-                "process: beside the runner. dind: agent, engine and tasks in a container without a network.",
-                "CAPSTAN_ISOLATION",
-                "process",
-            ),
-        ),
-    ] = None,
+    environment: EnvironmentName = None,
+    isolation: IsolationName = None,
     allow_task_network: Annotated[
         bool | None,
         typer.Option(
             "--allow-task-network",
-            help=described(
-                "Let tasks have a network in --isolation dind.", "CAPSTAN_ALLOW_TASK_NETWORK", "false"
+            help=help_of(
+                "Let tasks have a network in --isolation dind.",
+                env="CAPSTAN_ALLOW_TASK_NETWORK",
+                default="false",
             ),
         ),
     ] = None,
     rules: Annotated[
         str | None,
-        typer.Option(
+        setting(
             "--rules",
-            help=described(
-                "validator or harbor: whose rules decide which runs are verified.",
-                "CAPSTAN_RULES",
-                "validator",
-            ),
+            metavar="NAME",
+            help="validator or harbor: whose rules decide which runs are verified.",
+            env="CAPSTAN_RULES",
+            default="validator",
         ),
     ] = None,
     max_retries: Annotated[
         int | None,
-        typer.Option(
+        setting(
             "--max-retries",
-            help=described("Further tries after an infrastructure error.", "CAPSTAN_MAX_RETRIES", "2"),
+            help="Further tries after an infrastructure error.",
+            env="CAPSTAN_MAX_RETRIES",
+            default="2",
         ),
     ] = None,
     timeout_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout-multiplier",
-            help=described("Factor on every time limit.", "CAPSTAN_TIMEOUT_MULTIPLIER", "1.0"),
-            rich_help_panel=_TIME,
-        ),
+        float | None, _factor("--timeout-multiplier", "Factor on every time limit.", default="1.0")
     ] = None,
     agent_timeout_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            "--agent-timeout-multiplier",
-            help=described("Factor on the agent's limit.", "CAPSTAN_AGENT_TIMEOUT_MULTIPLIER"),
-            rich_help_panel=_TIME,
-        ),
+        float | None, _factor("--agent-timeout-multiplier", "Factor on the agent's limit.")
     ] = None,
     verifier_timeout_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            "--verifier-timeout-multiplier",
-            help=described("Factor on the verifier's limit.", "CAPSTAN_VERIFIER_TIMEOUT_MULTIPLIER"),
-            rich_help_panel=_TIME,
-        ),
+        float | None, _factor("--verifier-timeout-multiplier", "Factor on the verifier's limit.")
     ] = None,
     setup_timeout_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            "--setup-timeout-multiplier",
-            help=described("Factor on the limit of Agent.setup.", "CAPSTAN_SETUP_TIMEOUT_MULTIPLIER"),
-            rich_help_panel=_TIME,
-        ),
+        float | None, _factor("--setup-timeout-multiplier", "Factor on the limit of Agent.setup.")
     ] = None,
     build_timeout_multiplier: Annotated[
-        float | None,
-        typer.Option(
-            "--build-timeout-multiplier",
-            help=described("Factor on the limit of image builds.", "CAPSTAN_BUILD_TIMEOUT_MULTIPLIER"),
-            rich_help_panel=_TIME,
-        ),
+        float | None, _factor("--build-timeout-multiplier", "Factor on the limit of image builds.")
     ] = None,
-    jobs_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--jobs-dir",
-            "-o",
-            metavar="DIR",
-            help=described("The folder that holds job folders.", "CAPSTAN_JOBS_DIR", "jobs"),
-            rich_help_panel=_JOB,
-        ),
-    ] = None,
+    jobs_dir: JobsDir = None,
     job_name: Annotated[
         str | None,
-        typer.Option(
+        setting(
             "--job-name",
-            help=described("The job's folder; one that exists is resumed.", "CAPSTAN_JOB_NAME", "the time"),
-            rich_help_panel=_JOB,
+            metavar="NAME",
+            help="The job's folder; one that exists is resumed.",
+            env="CAPSTAN_JOB_NAME",
+            default="the time",
         ),
     ] = None,
     config: ConfigFile = None,

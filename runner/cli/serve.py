@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.common import ConfigFile, described
-
-_JOBS = "Defaults for jobs"
+from runner.cli.common import AgentPath, ConfigFile, EnvironmentName, IsolationName, JobsDir, setting
 
 
 def register(app: typer.Typer) -> None:
@@ -20,93 +18,58 @@ def register(app: typer.Typer) -> None:
 def serve(
     host: Annotated[
         str | None,
-        typer.Option("--host", help=described("The address to bind.", "SERVICE_HOST", "127.0.0.1")),
+        setting("--host", help="The address to bind.", env="SERVICE_HOST", default="127.0.0.1"),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(
-            "--port", help=described("The port to bind; 0 takes a free one.", "SERVICE_PORT", "8080")
-        ),
+        setting("--port", help="The port to bind; 0 takes a free one.", env="SERVICE_PORT", default="8080"),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(
+        setting(
             "--token",
-            help=described(
-                "The token that every route but /health requires. Prefer the variable: other users of the "
-                "machine can see a command line.",
-                "SERVICE_TOKEN",
-                "none",
-            ),
+            help="The token that every route but /health requires. Prefer the variable: other users of the "
+            "machine can see a command line.",
+            env="SERVICE_TOKEN",
+            default="none",
         ),
     ] = None,
     tasks: Annotated[
         Path | None,
-        typer.Option(
-            "--tasks", help=described("The directory of tasks.", "TB2_DIR", "data/terminal-bench-2-main")
+        setting(
+            "--tasks", help="The directory of tasks.", env="TB2_DIR", default="data/terminal-bench-2-main"
         ),
     ] = None,
     timeout_keep_alive: Annotated[
         int | None,
-        typer.Option(
+        setting(
             "--timeout-keep-alive",
-            help=described("Seconds an idle connection is kept.", "TIMEOUT_KEEP_ALIVE", "5"),
+            metavar="SECONDS",
+            help="How long an idle connection is kept.",
+            env="TIMEOUT_KEEP_ALIVE",
+            default="5",
         ),
     ] = None,
-    agent: Annotated[
-        str | None,
-        typer.Option(
-            "--agent",
-            "-a",
-            help=described(
-                "A ZIP, a directory with agent.py, or oracle or nop.", "CAPSTAN_AGENT", "Capstan's"
-            ),
-            rich_help_panel=_JOBS,
-        ),
-    ] = None,
+    agent: AgentPath = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
+        setting(
             "-m",
-            help=described("live, replay:FILE or script:PATH.", "CAPSTAN_MODEL", "live"),
-            rich_help_panel=_JOBS,
+            "--model",
+            help="live, replay:FILE or script:PATH.",
+            env="CAPSTAN_MODEL",
+            default="live",
         ),
     ] = None,
-    environment: Annotated[
-        str | None,
-        typer.Option(
-            "--env",
-            "-e",
-            help=described(
-                "What tasks run in: auto, docker, sandbox or proot.", "CAPSTAN_ENVIRONMENT", "auto"
-            ),
-            rich_help_panel=_JOBS,
-        ),
-    ] = None,
-    isolation: Annotated[
-        str | None,
-        typer.Option(
-            "--isolation",
-            help=described("process or dind, as for `run`.", "CAPSTAN_ISOLATION", "process"),
-            rich_help_panel=_JOBS,
-        ),
-    ] = None,
-    jobs_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--jobs-dir",
-            "-o",
-            metavar="DIR",
-            help=described("The folder that holds job folders.", "CAPSTAN_JOBS_DIR", "jobs"),
-            rich_help_panel=_JOBS,
-        ),
-    ] = None,
+    environment: EnvironmentName = None,
+    isolation: IsolationName = None,
+    jobs_dir: JobsDir = None,
     config: ConfigFile = None,
 ) -> None:
     """Serve the evaluation API, jobs and their pages.
 
-    `GET /health` and `POST /api/tasks` are Terminal-Bench-server's.
+    `GET /health` and `POST /api/tasks` are Terminal-Bench-server's. The options from --agent to
+    --jobs-dir are the defaults for jobs; without --agent, jobs run Capstan's own.
 
     docs/service.md lists the routes and every variable.
     """

@@ -20,16 +20,16 @@ def register(app: typer.Typer) -> None:
 
 def show(
     job: Annotated[
-        Path | None, typer.Argument(metavar="[JOB]", help="A job's folder. [default: the newest]")
+        Path | None, typer.Argument(metavar="JOB", help="A job's folder. [default: the newest]")
     ] = None,
     trials: Annotated[bool, typer.Option("--trials", help="Print one line a trial, not a task.")] = False,
-    jobs_dir: JobsDir = Path("jobs"),
+    jobs_dir: JobsDir = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the results of a job, which may still be running."""
     from runner.cli.tables import print_job
 
-    directory = job or _newest(jobs_dir)
+    directory = job or _newest(_jobs_dir(jobs_dir))
     if as_json:
         print_json(job_document(directory.resolve()))
     else:
@@ -39,11 +39,11 @@ def show(
 def view(
     jobs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[JOB…]", help="Job folders. [default: all in --jobs-dir]"),
+        typer.Argument(metavar="JOB", help="Job folders. [default: all in --jobs-dir]"),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="The address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="The port to bind; 0 takes a free one.")] = 8000,
-    jobs_dir: JobsDir = Path("jobs"),
+    jobs_dir: JobsDir = None,
 ) -> None:
     """Show jobs in a browser.
 
@@ -54,9 +54,10 @@ def view(
     from runner.pages.views import known
     from runner.pages.web import serve
 
-    if not jobs and not jobs_dir.is_dir():
-        raise JobError(f"{jobs_dir}: no such folder; name a job, or start one with `capstan run`")
-    serve(JobIndex(None if jobs else jobs_dir, known(jobs or [])), host, port)
+    folder = None if jobs else _jobs_dir(jobs_dir)
+    if folder is not None and not folder.is_dir():
+        raise JobError(f"{folder}: no such folder; name a job, or start one with `capstan run`")
+    serve(JobIndex(folder, known(jobs or [])), host, port)
 
 
 def report(
@@ -94,6 +95,13 @@ def job_document(directory: Path) -> str:
         "trials": [trial.model_dump(mode="json") for trial in stored.trials],
     }
     return json.dumps(document, sort_keys=True)
+
+
+def _jobs_dir(flag: str | None) -> Path:
+    """Return the folder in which `run` puts jobs."""
+    from runner.config import load_config
+
+    return Path(load_config({"jobs_dir": flag}).config.jobs_dir)
 
 
 def _newest(jobs_dir: Path) -> Path:

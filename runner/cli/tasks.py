@@ -9,21 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag, Limit, fail, warn
+from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, warn
 
 app = typer.Typer(help="List, check and verify tasks.", no_args_is_help=True, rich_markup_mode=None)
-
-Paths = Annotated[
-    list[Path], typer.Argument(metavar="TASKS…", help="Task directories, or directories of tasks.")
-]
 
 
 @app.command("list")
 def list_tasks(
-    paths: Paths,
+    paths: TaskPaths,
     include: Include = None,
     exclude: Exclude = None,
-    limit: Limit = None,
+    limit: Annotated[
+        int | None, typer.Option("-l", "--limit", metavar="N", help="Only the first N tasks.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List tasks with their limits and resources."""
@@ -63,7 +61,7 @@ def list_tasks(
 
 
 @app.command("check")
-def check_tasks(paths: Paths, include: Include = None, exclude: Exclude = None) -> None:
+def check_tasks(paths: TaskPaths, include: Include = None, exclude: Exclude = None) -> None:
     """Check task directories.
 
     A wrong value is an error, an unknown key a warning. Exit code 1 where a task is broken.
@@ -83,7 +81,7 @@ def check_tasks(paths: Paths, include: Include = None, exclude: Exclude = None) 
 
 @app.command("verify")
 def verify_tasks(
-    paths: Paths,
+    paths: TaskPaths,
     manifest: Annotated[Path, typer.Option("--manifest", metavar="FILE", help="The file of digests.")],
     write: Annotated[bool, typer.Option("--write", help="Write the manifest instead of comparing.")] = False,
     include: Include = None,
