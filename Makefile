@@ -24,7 +24,7 @@ environments: setup
 	@scripts/setup agent bare harbor programs
 
 demo: setup
-	@$(PYTHON_BIN) -m runner run examples/tasks $(DEMO_TASKS) --agent . --model $(MODEL) --env $(ENVIRONMENT) --isolation $(ISOLATION) $(ARGS)
+	@.venv/bin/capstan run examples/tasks $(DEMO_TASKS) --agent . --model $(MODEL) --env $(ENVIRONMENT) --isolation $(ISOLATION) $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check .

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import stat
 import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # The earliest date that the format knows; the real ones would change the bytes, and so the identity.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 FIXED_MODE = 0o644
 COMPRESSION_LEVEL = 9
-ROOT_FILES = ("agent.py", "pyproject.toml")
+# What travels of pyproject.toml: the agent's part, without the runner's command and the tools' settings.
+PROJECT_KEYS = ("name", "version", "description", "requires-python", "dependencies")
 PACKAGE = "src"
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 _SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo", ".swp", ".swo", ".orig", ".rej", ".bak", ".tmp", ".log"})
@@ -36,16 +39,16 @@ class BuildReport:
 
 
 def build_zip(source: Path) -> BuildReport:
-    """The submission of a source tree: agent.py, src/, pyproject.toml and a generated requirements.txt.
+    """Return the submission of a source tree: agent.py, src/, pyproject.toml and requirements.txt.
+
+    The last two are generated from the tree's pyproject.toml.
 
     Raises BuildError where agent.py is missing, or a file is a symbolic link or cannot be read.
     """
     if not (source / "agent.py").is_file():
         raise BuildError(f"{source}/agent.py: not found: --source must be the folder that holds agent.py")
     files, left_out = _collect(source)
-    requirements = _requirements(source)
-    if requirements is not None:
-        files["requirements.txt"] = requirements
+    files.update(_project_files(source))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL) as archive:
         for name in sorted(files):
@@ -63,11 +66,11 @@ def _collect(source: Path) -> tuple[dict[str, bytes], list[str]]:
     left_out: list[str] = []
     for entry in sorted(path.name for path in source.iterdir()):
         path = source / entry
-        if entry in ROOT_FILES and path.is_file():
+        if entry == "agent.py" and path.is_file():
             files[entry] = _read(path, entry)
         elif entry == PACKAGE and path.is_dir() and not path.is_symlink():
             _collect_package(path, entry, files, left_out)
-        elif entry != "requirements.txt":  # generated from pyproject.toml, where there is one
+        elif entry not in ("pyproject.toml", "requirements.txt"):
             left_out.append(entry + "/" if path.is_dir() else entry)
     return files, left_out
 
@@ -97,22 +100,43 @@ def _read(path: Path, name: str) -> bytes:
         raise BuildError(f"{name}: cannot be read: {error.strerror}") from None
 
 
-def _requirements(source: Path) -> bytes | None:
-    """requirements.txt from pyproject's dependencies, else the tree's own file, else None."""
-    project_file = source / "pyproject.toml"
-    if project_file.is_file():
-        try:
-            project = tomllib.loads(project_file.read_text(encoding="utf-8")).get("project", {})
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BuildError(f"pyproject.toml: {error}") from None
-        dependencies = project.get("dependencies")
-        if dependencies:
-            for line in dependencies:
-                if not re.search(r">=|==|~=", line):
-                    mend = 'write a lower bound, such as "httpx>=0.27"'
-                    raise BuildError(
-                        f"pyproject.toml: [project] dependencies: {line!r} has no lower bound: {mend}"
-                    )
-            return ("\n".join(sorted(dependencies)) + "\n").encode()
+def _project_files(source: Path) -> dict[str, bytes]:
+    """Return pyproject.toml with the agent's part of the tree's, and requirements.txt from its dependencies.
+
+    A tree that declares no dependencies there keeps a requirements.txt of its own.
+    """
+    files: dict[str, bytes] = {}
     own = source / "requirements.txt"
-    return _read(own, "requirements.txt") if own.is_file() else None
+    if own.is_file():
+        files["requirements.txt"] = _read(own, "requirements.txt")
+    if (source / "pyproject.toml").is_file():
+        project = _read_project(_read(source / "pyproject.toml", "pyproject.toml"))
+        lines = [f"{key} = {_toml(project[key])}\n" for key in PROJECT_KEYS if key in project]
+        files["pyproject.toml"] = "".join(["[project]\n", *lines]).encode()
+        if dependencies := project.get("dependencies"):
+            files["requirements.txt"] = ("\n".join(sorted(dependencies)) + "\n").encode()
+    return files
+
+
+def _read_project(data: bytes) -> dict[str, Any]:
+    """Return the [project] table. Raises BuildError where one of PROJECT_KEYS cannot be used."""
+    try:
+        project = tomllib.loads(data.decode()).get("project", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BuildError(f"pyproject.toml: {error}") from None
+    if not isinstance(project, dict):
+        raise BuildError("pyproject.toml: [project] must be a table")
+    for key in PROJECT_KEYS:
+        value = project.get(key, [] if key == "dependencies" else "")
+        if not isinstance(value, list if key == "dependencies" else str):
+            raise BuildError(f"pyproject.toml: [project] {key}: has the wrong type, got {value!r}")
+    for line in project.get("dependencies", []):
+        if not re.search(r">=|==|~=", str(line)):
+            mend = 'write a lower bound, such as "httpx>=0.27"'
+            raise BuildError(f"pyproject.toml: [project] dependencies: {line!r} has no lower bound: {mend}")
+    return project
+
+
+def _toml(value: str | list[str]) -> str:
+    """Write a string or a list of strings as TOML, which is as JSON but for one character."""
+    return json.dumps(value, ensure_ascii=False, indent=4).replace("\x7f", "\\u007f")

@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner import __version__ as runner_version
 from runner.cli.session import SAME_SIGNAL_SEC
 from runner.results.scoring import RESULT_PREFIX
+from src import __version__ as agent_version
 from tests.runner.job_helpers import write_agent, write_task
 
 ROOT = Path(__file__).parents[3]
@@ -250,6 +253,20 @@ def test_tasks_are_listed_checked_and_held_to_a_manifest(tmp_path: Path) -> None
     (tmp_path / "set" / "two" / "task.toml").write_text("cpus = \n")
     broken = runner(tmp_path, "tasks", "check", "set")
     assert broken.returncode == 1 and "1 sound, 1 broken" in broken.stdout and "task.toml" in broken.stderr
+
+
+def test_the_command_is_installed_and_completes_in_a_shell(tmp_path: Path) -> None:
+    capstan = Path(sys.executable).with_name("capstan")
+    completing = environ(_CAPSTAN_COMPLETE="complete_bash", COMP_WORDS="capstan ima", COMP_CWORD="1")
+    done = subprocess.run([capstan], cwd=tmp_path, env=completing, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split() == ["images"]
+    wrong = subprocess.run([capstan, "show", "nowhere"], cwd=tmp_path, capture_output=True, timeout=30)
+    assert wrong.returncode == 1
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == runner_version == agent_version
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,27 @@ def test_requirements_come_from_pyproject(tmp_path: Path) -> None:
     )
 
 
+def test_of_pyproject_only_the_agents_part_travels(tmp_path: Path) -> None:
+    write_tree(tmp_path, {}, 0)
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\n[project]\nname = "x"\nversion = "1"\n'
+        'description = "quotes \\" and \U0001f600"\n'
+        'requires-python = ">=3.11"\ndependencies = ["httpx>=0.27"]\n'
+        '[project.scripts]\nx = "runner:main"\n[project.optional-dependencies]\nrunner = ["docker>=7"]\n'
+        "[tool.ruff]\nline-length = 110\n"
+    )
+    written = tomllib.loads(open_archive(build_zip(tmp_path).data).contents["pyproject.toml"].decode())
+    assert written == {
+        "project": {
+            "name": "x",
+            "version": "1",
+            "description": 'quotes " and \U0001f600',
+            "requires-python": ">=3.11",
+            "dependencies": ["httpx>=0.27"],
+        }
+    }
+
+
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
@@ -89,6 +111,7 @@ def test_requirements_come_from_pyproject(tmp_path: Path) -> None:
             lambda root: (root / "pyproject.toml").write_text('[project]\ndependencies=["x"]'),
             "no lower bound",
         ),
+        (lambda root: (root / "pyproject.toml").write_text("[project]\nname=5"), "name: has the wrong type"),
     ],
 )
 def test_a_wrong_tree_is_one_clear_line(tmp_path: Path, break_it, says: str | None) -> None:
