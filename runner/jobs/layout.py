@@ -12,37 +12,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runner.jobs.errors import JobBusy, JobError
-from runner.results import RECORD_FILE, TrialFiles, TrialRecord, sync_directory
+from runner.results import ResultFolder, TrialFiles, TrialRecord, sync_directory
 
 SET_ASIDE = "set-aside"
 RUNNING = ".running"
 
 
 @dataclass(frozen=True)
-class JobDirectory:
-    """The paths of a job's folder, and what is read from it."""
-
-    root: Path
+class JobDirectory(ResultFolder):
+    """The files in a job's folder, and what is read from them."""
 
     @property
     def name(self) -> str:
         return self.root.name
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.json"
-
-    @property
-    def result(self) -> Path:
-        return self.root / "result.json"
-
-    @property
-    def record(self) -> Path:
-        return self.root / RECORD_FILE
-
-    @property
-    def lock(self) -> Path:
-        return self.root / "lock.json"
 
     @property
     def log(self) -> Path:

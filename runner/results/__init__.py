@@ -13,6 +13,7 @@ from runner.results.harbor import (
 )
 from runner.results.layout import (
     RECORD_FILE,
+    ResultFolder,
     TrialFiles,
     regular_file_inside,
     sync_directory,
@@ -31,6 +32,7 @@ __all__ = [
     "ModelSource",
     "ModelUse",
     "Reason",
+    "ResultFolder",
     "Timing",
     "TrialFiles",
     "TrialRecord",

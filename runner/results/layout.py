@@ -14,8 +14,8 @@ RECORD_FILE = "capstan.json"
 
 
 @dataclass(frozen=True)
-class TrialFiles:
-    """The paths below a trial's folder."""
+class ResultFolder:
+    """The files that a job's folder and a trial's folder both have."""
 
     root: Path
 
@@ -34,6 +34,11 @@ class TrialFiles:
     @property
     def lock(self) -> Path:
         return self.root / "lock.json"
+
+
+@dataclass(frozen=True)
+class TrialFiles(ResultFolder):
+    """The files and folders in a trial's folder."""
 
     @property
     def log(self) -> Path:
