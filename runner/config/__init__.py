@@ -1,9 +1,10 @@
 """What defines a job, and where each value comes from."""
 
-from runner.config.model import ModelMode, RunConfig, Secrets, parse_model_mode, redactor
+from runner.config.model import SECRET_VARIABLES, ModelMode, RunConfig, Secrets, parse_model_mode, redactor
 from runner.config.sources import ConfigError, Origin, Resolved, load_config
 
 __all__ = [
+    "SECRET_VARIABLES",
     "ConfigError",
     "ModelMode",
     "Origin",

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+API_KEY_VARIABLE = "DEEPSEEK_API_KEY"
+# Of the four variables of the contract only the key is secret.
+SECRET_VARIABLES = (API_KEY_VARIABLE,)
 DEFAULT_MODEL = "deepseek-v4-pro"
 DEFAULT_BASE_URL = "https://api.deepseek.com"
 

@@ -12,12 +12,11 @@ from typing import Any, cast
 
 from pydantic import SecretStr, ValidationError
 
-from runner.config.model import RunConfig, Secrets
+from runner.config.model import API_KEY_VARIABLE, RunConfig, Secrets
 
 CONFIG_FILE = "capstan.toml"
 CONFIG_VARIABLE = "CAPSTAN_CONFIG"
 PREFIX = "CAPSTAN_"
-API_KEY_VARIABLE = "DEEPSEEK_API_KEY"
 # The validator's own names for three settings (contracts.md 2); they win over ours in the same source.
 CONTRACT_VARIABLES = {
     "LLM_MODEL": "model_name",

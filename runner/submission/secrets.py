@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from runner.config import SECRET_VARIABLES
 from runner.submission.findings import Finding
 
-# The key is the one secret of the four variables; the values of the others are public and stand in our text.
-SECRET_VARIABLES = ("DEEPSEEK_API_KEY",)
 _MINIMUM = 8
 _KEY_SHAPES: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("an API key (sk-…)", re.compile(rb"\bsk-[A-Za-z0-9_-]{20,}")),

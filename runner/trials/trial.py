@@ -22,7 +22,7 @@ from runner.jobs.model import ModelAccess
 from runner.results import Reason, TrialRecord, utc_now, write_atomically, write_model
 from runner.tasks import Task, resolve_env
 from runner.trials.artifacts import collect_artifacts, merge_agent_logs
-from runner.trials.environment import environment_spec, host_variables, wait_healthy
+from runner.trials.environment import environment_spec, wait_healthy
 from runner.trials.outcome import classify_outcome
 from runner.trials.result_builder import TrialResultBuilder
 from runner.trials.verifier import Verifier
@@ -228,9 +228,7 @@ class Trial:
                 environment,
                 self._files.verifier,
                 timeout_sec=wanted.timeout_sec * self._context.config.factor("verifier"),
-                env=resolve_env(
-                    wanted.env, path=task.config_path, table="verifier.env", host=host_variables()
-                ),
+                env=resolve_env(wanted.env, path=task.config_path, table="verifier.env"),
                 log=self._log,
             )
             verdict = await verifier.run()

@@ -52,6 +52,19 @@ async def test_the_oracle_runs_the_solution(tmp_path: Path, place: RootedEnviron
     assert (place.root / "answer").read_text() == "done\n"
 
 
+async def test_the_oracle_never_gets_the_api_key(
+    tmp_path: Path, place: RootedEnvironment, bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-real")
+    task = task_with(tmp_path / "t", '#!/bin/sh\necho "$A"\n', 'A = "${DEEPSEEK_API_KEY:-none}"')
+    await run(task, place, bench.logs)
+    assert (bench.logs / "oracle.txt").read_text() == "none\n"
+    task = task_with(tmp_path / "u", '#!/bin/sh\necho "$A"\n', 'A = "${DEEPSEEK_API_KEY}"')
+    outcome = await run(task, place, bench.logs / "second")
+    assert (outcome.kind, outcome.exception_type) == ("raised", "TaskError")
+    assert "sk-real" not in str(outcome)
+
+
 async def test_the_oracle_is_timed(tmp_path: Path, place: RootedEnvironment, bench: Bench):
     outcome = await run(task_with(tmp_path / "t", "#!/bin/sh\nsleep 60\n"), place, bench.logs, 0.3)
     assert (outcome.kind, outcome.deadline_reached) == ("timeout", True)
