@@ -20,7 +20,7 @@ from runner.environments import (
 
 
 class LocalEnvironment(Environment):
-    """Commands run with `sh` in a folder; absolute paths below / are taken to be below that folder."""
+    """Runs commands with `sh` in a folder. Absolute paths given to its methods are below that folder."""
 
     kind = "sandbox"
 
