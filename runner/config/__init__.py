@@ -1,4 +1,4 @@
-"""What defines a job, and where each value comes from."""
+"""The settings of a job, and the sources that they are read from."""
 
 from runner.config.model import SECRET_VARIABLES, ModelMode, RunConfig, Secrets, parse_model_mode, redactor
 from runner.config.sources import ConfigError, Origin, Resolved, load_config

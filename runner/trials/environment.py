@@ -19,7 +19,7 @@ def environment_spec(
     task: Task,
     trial_name: str | None = None,
     *,
-    build_factor: float = 1.0,
+    build_multiplier: float = 1.0,
     labels: Mapping[str, str] | None = None,
 ) -> EnvironmentSpec:
     """Return the specification of a task's environment.
@@ -27,7 +27,7 @@ def environment_spec(
     Args:
         task: The task.
         trial_name: The trial that it is for. Default: the environment is not for a trial.
-        build_factor: Multiplier of the task's build timeout.
+        build_multiplier: Multiplier of the task's build timeout.
         labels: Further labels for what the environment creates.
 
     Raises:
@@ -47,7 +47,7 @@ def environment_spec(
         env=resolve_env(section.env, path=task.config_path, table="environment.env"),
         workdir=section.workdir,
         network=section.network,
-        build_timeout_sec=section.build_timeout_sec * build_factor,
+        build_timeout_sec=section.build_timeout_sec * build_multiplier,
         default_user=task.config.agent.user,
         labels=labels or {},
     )

@@ -130,7 +130,7 @@ class Trial:
         environment = await self._start(task)
         agent_timeout = task.config.agent.timeout_sec
         if agent_timeout is not None:
-            agent_timeout *= self._context.config.factor("agent")
+            agent_timeout *= self._context.config.multiplier("agent")
         verify = await self._run_agent(task, environment, agent_timeout)
         await self._check_alive(task, environment)
         await self._collect(task, environment)
@@ -145,8 +145,8 @@ class Trial:
             if self._progress.retries:
                 name = f"{name}-r{self._progress.retries}"
             labels = {"job": str(self._context.job_id), "trial": self._plan.trial_name}
-            factor = self._context.config.factor("build")
-            spec = environment_spec(task, name, build_factor=factor, labels=labels)
+            multiplier = self._context.config.multiplier("build")
+            spec = environment_spec(task, name, build_multiplier=multiplier, labels=labels)
             environment = self._environment = create_environment(
                 self._context.environment_kind, spec, settings=self._context.docker
             )
@@ -177,7 +177,7 @@ class Trial:
         )
         outcome = await agent.run(
             task.instruction,
-            setup_timeout_sec=config.setup_timeout_sec * config.factor("setup"),
+            setup_timeout_sec=config.setup_timeout_sec * config.multiplier("setup"),
             timeout_sec=timeout_sec,
         )
         policy = classify_outcome(config.rules, outcome, timeout_sec=timeout_sec)
@@ -227,7 +227,7 @@ class Trial:
                 task,
                 environment,
                 self._files.verifier,
-                timeout_sec=wanted.timeout_sec * self._context.config.factor("verifier"),
+                timeout_sec=wanted.timeout_sec * self._context.config.multiplier("verifier"),
                 env=resolve_env(wanted.env, path=task.config_path, table="verifier.env"),
                 log=self._log,
             )
@@ -269,10 +269,10 @@ class Trial:
         config, limits = self._context.config, task.config
         agent = limits.agent.timeout_sec
         return (
-            limits.environment.build_timeout_sec * config.factor("build")
-            + config.setup_timeout_sec * config.factor("setup")
-            + (UNLIMITED_AGENT_SEC if agent is None else agent * config.factor("agent"))
-            + limits.verifier.timeout_sec * config.factor("verifier")
+            limits.environment.build_timeout_sec * config.multiplier("build")
+            + config.setup_timeout_sec * config.multiplier("setup")
+            + (UNLIMITED_AGENT_SEC if agent is None else agent * config.multiplier("agent"))
+            + limits.verifier.timeout_sec * config.multiplier("verifier")
             + sum(hook.timeout_sec for hook in limits.verifier.collect)
             + CAP_SLACK_SEC
         )
