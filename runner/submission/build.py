@@ -1,4 +1,4 @@
-"""Builds the submission ZIP: the same tree gives the same bytes, on any machine and any day."""
+"""Build the submission ZIP. The same tree gives the same bytes, on any machine and any day."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-# The earliest date that the format knows; the real ones would change the bytes, and so the identity.
+# The earliest date in the format. Real dates would change the bytes, and so the identity.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 FIXED_MODE = 0o644
 COMPRESSION_LEVEL = 9
@@ -22,12 +22,19 @@ _SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo", ".swp", ".swo", ".orig", ".rej", 
 
 
 class BuildError(Exception):
-    """The source tree cannot become a ZIP. The message is one line for a person."""
+    """A ZIP cannot be built from the source tree. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What was built: the bytes and their identity, the members, and what of the tree was left out."""
+    """The ZIP that was built.
+
+    Attributes:
+        data: The ZIP.
+        sha256: Its digest, which identifies the submission.
+        members: The paths in it.
+        left_out: The paths of the tree that are not in it.
+    """
 
     data: bytes
     sha256: str
@@ -36,12 +43,19 @@ class BuildReport:
 
 
 def build_zip(source: Path) -> BuildReport:
-    """The submission of a source tree: agent.py, src/, pyproject.toml and a generated requirements.txt.
+    """Build the submission of a source tree.
 
-    Raises BuildError where agent.py is missing, or a file is a symbolic link or cannot be read.
+    It has agent.py, src/, pyproject.toml, and a requirements.txt with pyproject's dependencies.
+
+    Args:
+        source: The folder with agent.py.
+
+    Raises:
+        BuildError: There is no agent.py, a file is a symbolic link or cannot be read, or
+            pyproject.toml is invalid.
     """
     if not (source / "agent.py").is_file():
-        raise BuildError(f"{source}/agent.py: not found: --source must be the folder that holds agent.py")
+        raise BuildError(f"{source}/agent.py: not found: --source must be the folder with agent.py")
     files, left_out = _collect(source)
     requirements = _requirements(source)
     if requirements is not None:
@@ -50,7 +64,7 @@ def build_zip(source: Path) -> BuildReport:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL) as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(name, FIXED_DATE)
-            info.create_system = 3  # POSIX, also when built elsewhere
+            info.create_system = 3  # POSIX, on any machine
             info.external_attr = (stat.S_IFREG | FIXED_MODE) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, files[name], compresslevel=COMPRESSION_LEVEL)
@@ -67,7 +81,7 @@ def _collect(source: Path) -> tuple[dict[str, bytes], list[str]]:
             files[entry] = _read(path, entry)
         elif entry == PACKAGE and path.is_dir() and not path.is_symlink():
             _collect_package(path, entry, files, left_out)
-        elif entry != "requirements.txt":  # generated from pyproject.toml, where there is one
+        elif entry != "requirements.txt":  # handled by _requirements
             left_out.append(entry + "/" if path.is_dir() else entry)
     return files, left_out
 
@@ -88,9 +102,9 @@ def _collect_package(folder: Path, name: str, files: dict[str, bytes], left_out:
 
 def _read(path: Path, name: str) -> bytes:
     if path.is_symlink():
-        raise BuildError(f"{name}: is a symbolic link, which a ZIP may not hold: put the file itself there")
+        raise BuildError(f"{name}: is a symbolic link, which the ZIP may not have: replace it with the file")
     if not path.is_file():
-        raise BuildError(f"{name}: is no regular file: remove it from the tree")
+        raise BuildError(f"{name}: is not a regular file: remove it")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -98,7 +112,7 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _requirements(source: Path) -> bytes | None:
-    """requirements.txt from pyproject's dependencies, else the tree's own file, else None."""
+    """Return requirements.txt: pyproject's dependencies, or else the tree's own file, or None."""
     project_file = source / "pyproject.toml"
     if project_file.is_file():
         try:
@@ -109,9 +123,9 @@ def _requirements(source: Path) -> bytes | None:
         if dependencies:
             for line in dependencies:
                 if not re.search(r">=|==|~=", line):
-                    mend = 'write a lower bound, such as "httpx>=0.27"'
                     raise BuildError(
-                        f"pyproject.toml: [project] dependencies: {line!r} has no lower bound: {mend}"
+                        f"pyproject.toml: [project] dependencies: {line!r} has no lower bound: "
+                        'write one, as in "httpx>=0.27"'
                     )
             return ("\n".join(sorted(dependencies)) + "\n").encode()
     own = source / "requirements.txt"
