@@ -1,7 +1,7 @@
 """Build and check the submission ZIP: `python build_zip.py [--source .] [--out dist/agent.zip]`.
 
-Exit codes: 0 if the ZIP passes every check, 1 if a check refuses it, 2 for a wrong command or source
-tree.
+Exit codes: 0 if the ZIP passes every check, 1 if a check refuses it, 2 for a wrong command or
+source tree.
 """
 
 from __future__ import annotations

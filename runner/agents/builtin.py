@@ -1,4 +1,4 @@
-"""The agents that need no submission: the oracle runs a task's own solution, the nop does nothing."""
+"""The built-in agents: the oracle runs a task's own solution, the nop does nothing."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class CallFailed(Exception):
 
     @classmethod
     def of(cls, error: Exception) -> CallFailed:
-        """Return the error for an exception. The environment's own become RuntimeErrors, as in Harbor."""
+        """Return the error for an exception. The environment's own become RuntimeErrors."""
         error_type = type(error).__name__ if type(error) in _BUILTINS else "RuntimeError"
         errno = error.errno if isinstance(error, OSError) else None
         message = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -124,7 +124,7 @@ class CallHandler:
         """Carry out a call and return its result.
 
         Raises:
-            CallFailed: The call failed. It holds the error for the agent.
+            CallFailed: The call failed. The exception has the error for the agent.
         """
         if method not in self._methods:
             raise CallFailed("AttributeError", f"the environment has no {method[:80]}")
@@ -259,7 +259,7 @@ class _Transfer:
 
 
 def _unpack(path: Path, folder: Path, limit: int) -> None:
-    """Unpack an agent's tar file. No member may leave the folder, be a device or exceed the limit."""
+    """Unpack an agent's tar file: within the limit, no devices, nothing outside the folder."""
     try:
         with tarfile.open(path) as archive:
             # An empty file takes an inode, and a sparse one unpacks to more than its archive holds.

@@ -99,7 +99,7 @@ class Answer(TypedDict):
     error: NotRequired[CallError]
 
 
-# The calls of a transfer, as method and parameters. Each is sent its result before the next is taken.
+# The calls of a transfer, as method and parameters. `send` takes the result of each.
 TransferCalls = Generator[tuple[str, dict[str, object]], Result, None]
 
 
@@ -179,7 +179,7 @@ class HostConnection:
         return number, future
 
     async def call(self, method: str, **params: object) -> Result:
-        """Send a call and wait for its result. If this is cancelled, the runner is told to stop it."""
+        """Send a call and wait for its result. A cancellation stops the call as well."""
         number, future = self.request(method, **params)
         try:
             return await asyncio.wrap_future(future)
@@ -200,7 +200,7 @@ def rebuild_exception(error: CallError) -> Exception:
 
 @dataclasses.dataclass
 class ExecResult:
-    """The end of a command. `stdout` has both streams, or None if empty. `stderr` is always None."""
+    """The end of a command. `stdout` has both streams, or is None. `stderr` is always None."""
 
     stdout: str | None = None
     stderr: str | None = None
@@ -263,7 +263,8 @@ class HarborEnvironment(Environment):
             await self._transfer(download_calls("dir", source_dir, stream))
             stream.seek(0)
             with tarfile.open(fileobj=stream) as archive:
-                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in Debian 12's Python
+                # Debian 12's Python has no data_filter.
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)
                 archive.extractall(target_dir)
 
     async def is_dir(self, path: str | Path, user: str | int | None = None) -> bool:
@@ -313,7 +314,7 @@ def download_calls(kind: Literal["file", "dir"], source: str | Path, stream: IO[
 
 
 class Context:
-    """An agent's context, with the fields of Harbor's AgentContext. Only the validator's has `env`."""
+    """An agent's context: the fields of Harbor's AgentContext, and under the validator `env`."""
 
     def __init__(self, env: dict[str, str] | None) -> None:
         vars(self).update(dict.fromkeys(CONTEXT_FIELDS))
@@ -382,7 +383,7 @@ def describe_exception(error: BaseException) -> dict[str, object]:
 
 
 def describe_agent(agent: object) -> dict[str, object]:
-    """Return the name, version and info that Harbor's BaseAgent has. Whatever is missing is None."""
+    """Return the name, version and info that Harbor's BaseAgent has. A missing one is None."""
 
     def read(attribute: str) -> object:
         value = getattr(agent, attribute)
@@ -467,7 +468,7 @@ async def run_agent(connection: HostConnection, start: Start) -> NoReturn:
 
 
 def exit_process(connection: HostConnection, end: Mapping[str, object]) -> NoReturn:
-    """Report how the run ended and exit at once. The agent's threads and atexit hooks cannot delay it."""
+    """Report how the run ended and exit at once, without waiting for threads or atexit hooks."""
     for flush in (logging.shutdown, sys.stdout.flush, sys.stderr.flush):
         with contextlib.suppress(Exception):
             flush()

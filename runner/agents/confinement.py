@@ -22,7 +22,7 @@ class AgentWorkdir:
     """The folders and the command of a running agent.
 
     Attributes:
-        root, home, logs_dir: The unpacked submission, HOME and the log folder, as the agent sees them.
+        root, home, logs_dir: The submission, HOME and the log folder, as the agent sees them.
         host_logs_dir: The log folder as the runner sees it.
         command: Starts the agent's program (child.py). The first part is an absolute path.
         cwd: The working directory to start it in, as the runner sees it.
@@ -60,7 +60,7 @@ class Unconfined:
     async def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
     ) -> AsyncGenerator[AgentWorkdir]:
-        """Unpack the submission into `work_dir`. The agent writes its logs straight to `logs_dir`."""
+        """Unpack the submission into `work_dir`. The agent writes its logs to `logs_dir` itself."""
         root, home = work_dir / "agent", work_dir / "home"
         await asyncio.to_thread(package.unpack, root)
         home.mkdir()

@@ -56,7 +56,7 @@ class DryRunSpec:
 
     Attributes:
         code: The code of a finding.
-        title: The libraries, in words.
+        title: The libraries, for the table.
         requirements: The content of requirements.txt. None: the ZIP's own file.
     """
 

@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from runner.agents.builtin import NopAgent, OracleAgent
 from runner.agents.confinement import Confinement
 from runner.agents.host import AgentHost
 from runner.agents.outcome import AgentOutcome
 from runner.agents.package import AgentPackage
-from runner.config import RunConfig
+from runner.config import Rules, RunConfig
 from runner.environments import Environment
 from runner.results import AgentRecord
 from runner.tasks import Task
@@ -58,7 +58,7 @@ class AgentFactory:
     record: AgentRecord
     package: AgentPackage | None = None
     model_name: str | None = None
-    rules: Literal["validator", "harbor"] = "validator"
+    rules: Rules = "validator"
     confinement: Confinement | None = None
 
     @property
@@ -107,7 +107,7 @@ async def load_agent(
     """Check and prepare the agent that the settings name.
 
     Args:
-        config: The settings. The results show the agent under the name that they give.
+        config: The settings. The results name the agent as they do.
         source: Where the submission is, if not where the settings say.
         confinement: How the agent's processes are confined. None: not at all.
 

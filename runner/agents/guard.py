@@ -1,8 +1,8 @@
-"""The program between the runner and an agent: start it under limits, and leave none of its processes.
+"""The program between the runner and an agent: start it under limits, and end all its processes.
 
 `python guard.py STATUS_FILE LIMITS_JSON COMMAND…` uses the standard library only. It makes itself
-the reaper of all orphans below it, and starts COMMAND under its limits, in its control groups and in
-a session of its own. It waits until COMMAND ends or stops, has too many processes, or until the
+the reaper of all orphans below it, and starts COMMAND under its limits, in its control groups and
+in a session of its own. It waits until COMMAND ends or stops, has too many processes, or until the
 runner sends SIGTERM or dies. Then it kills all descendants, even detached ones, and writes how
 COMMAND ended to STATUS_FILE: `{"code": int | null, "signal": int | null, "reason": str | null}`.
 """
@@ -46,7 +46,7 @@ class Limits(TypedDict):
 
 
 class Status(TypedDict):
-    """How the command ended: by itself with `code`, by `signal`, or because the guard had a `reason`."""
+    """How the command ended: with `code`, by `signal`, or because the guard had a `reason`."""
 
     code: int | None
     signal: int | None
@@ -137,7 +137,7 @@ def descendants() -> list[int]:
 
 
 def kill_descendants() -> None:
-    """Kill all descendants. They are stopped first, so that none can fork while others are killed."""
+    """Kill all descendants. First stop them, so that none can fork while others are killed."""
     for attempt in range(KILL_ATTEMPTS):
         pids = descendants()
         for sign in (signal.SIGSTOP, signal.SIGKILL):

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from runner.agents.calls import CallHandler
 from runner.agents.confinement import AgentWorkdir, Confinement, Unconfined
@@ -21,6 +20,7 @@ from runner.agents.package import AgentPackage
 from runner.agents.process import AgentProcess, ProcessEnd, run_to_end
 from runner.agents.protocol import Done
 from runner.agents.session import AgentSession, SessionError
+from runner.config import Rules
 from runner.environments import Environment
 from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
 from runner.results import Timing, utc_now
@@ -69,7 +69,7 @@ class AgentHost:
         variables: Mapping[str, str],
         model_name: str | None = None,
         extra: Mapping[str, object] | None = None,
-        rules: Literal["validator", "harbor"] = "validator",
+        rules: Rules = "validator",
         limits: AgentLimits | None = None,
         confinement: Confinement | None = None,
         task_name: str = "",
@@ -167,7 +167,7 @@ class AgentHost:
     async def _wait(
         self, session: AgentSession, setup_timeout_sec: float, timeout_sec: float | None
     ) -> Done | SessionError | None:
-        """Return the last message, or why there is none. None: the agent ignored its cancellation."""
+        """Return the last message, or why there is none, or None if a cancellation was ignored."""
         try:
             try:
                 async with asyncio.timeout(self._limits.construction_sec):

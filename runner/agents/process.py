@@ -1,4 +1,4 @@
-"""Start an agent's process under the guard, log its output, and end it with all its subprocesses."""
+"""Start an agent's process under the guard, log its output, and end it with its subprocesses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class AgentProcess:
 
         Args:
             command: The command. The first part is an absolute path.
-            environ: Its whole environment.
+            environ: Its environment variables. It gets no others.
             cwd: Its working directory.
             work_dir: The runner's folder for this trial. The agent's HOME is below it.
             limits: Its limits.
@@ -118,20 +118,20 @@ class AgentProcess:
         """Write stdout and stderr to a file, up to the limit. Read and drop the rest."""
         stream = self.process.stderr
         assert stream is not None
-        left, truncated = self._limits.output_bytes, False
+        remaining, truncated = self._limits.output_bytes, False
         with path.open("wb") as log:
             while data := await stream.read(_CHUNK):
                 self._tail = (self._tail + data)[-_TAIL_BYTES:]
-                if left >= len(data):
+                if remaining >= len(data):
                     log.write(data)
-                    left -= len(data)
+                    remaining -= len(data)
                 elif not truncated:
                     truncated = True
-                    log.write(data[:left])
+                    log.write(data[:remaining])
                     log.write(
                         f"\n[more than {self._limits.output_bytes} bytes: the rest is left out]\n".encode()
                     )
-                    left = 0
+                    remaining = 0
                 log.flush()
 
     async def wait(self, seconds: float) -> None:

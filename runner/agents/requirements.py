@@ -1,4 +1,4 @@
-"""Prepare the interpreter of an agent: the runner's own, or a virtual environment with its requirements.
+"""Prepare an agent's interpreter: the runner's own, or a virtual environment with requirements.
 
 A virtual environment is created once for each digest of the requirements, under a lock. A marker
 file says that it is complete. Only wheels of named packages are installed. A source distribution, a
@@ -64,7 +64,7 @@ def parse_requirements(text: str) -> tuple[Requirement, ...]:
 async def prepare_interpreter(text: str, cache_dir: Path, *, reuse_own: bool = True) -> Path:
     """Return an interpreter that has these requirements.
 
-    A new virtual environment takes minutes; from then on it is found at once.
+    Creating a virtual environment takes minutes. Later calls return it at once.
 
     Args:
         text: The content of requirements.txt. Empty: no requirements.

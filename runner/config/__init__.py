@@ -1,6 +1,14 @@
 """The settings of a job, and the sources that they are read from."""
 
-from runner.config.model import SECRET_VARIABLES, ModelMode, RunConfig, Secrets, parse_model_mode, redactor
+from runner.config.model import (
+    SECRET_VARIABLES,
+    ModelMode,
+    Rules,
+    RunConfig,
+    Secrets,
+    parse_model_mode,
+    redactor,
+)
 from runner.config.sources import ConfigError, Origin, Resolved, load_config
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "ModelMode",
     "Origin",
     "Resolved",
+    "Rules",
     "RunConfig",
     "Secrets",
     "load_config",

@@ -17,16 +17,19 @@ SECRET_VARIABLES = (API_KEY_VARIABLE,)
 DEFAULT_MODEL = "deepseek-v4-pro"
 DEFAULT_BASE_URL = "https://api.deepseek.com"
 
+Rules = Literal["validator", "harbor"]
+"""Whose rules an agent's run follows (docs/contract.md, How a run ends)."""
+
 ModeName = Literal["live", "record", "replay", "script"]
 _MODES_WITH_PATH: tuple[ModeName, ...] = ("record", "replay", "script")
 
-# Jobs from before these settings existed can be resumed, because unset they are no part of `identity`.
+# Newer settings. Unset, they are no part of `identity`, so that older jobs can be resumed.
 _LATER_SETTINGS = ("instruction", "model_params")
 
 
 @dataclass(frozen=True)
 class ModelMode:
-    """Where the model's answers come from: `live`, `record:FILE`, `replay:FILE` or `script:PATH`."""
+    """The source of the model's answers: `live`, `record:FILE`, `replay:FILE` or `script:PATH`."""
 
     name: ModeName
     path: Path | None = None
@@ -112,9 +115,7 @@ class RunConfig(BaseModel):
         "process", description="process: on this machine; dind: agent and tasks in a container of their own"
     )
     allow_task_network: bool = Field(False, description="let tasks have a network under isolation dind")
-    rules: Literal["validator", "harbor"] = Field(
-        "validator", description="whose rules decide which runs are verified"
-    )
+    rules: Rules = Field("validator", description="whose rules decide which runs are verified")
     max_retries: int = Field(2, ge=0, le=20, description="further tries after an infrastructure error")
     retry_wait_sec: float = Field(2.0, ge=0, description="seconds before the first retry; doubled each time")
 

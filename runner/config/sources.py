@@ -17,8 +17,8 @@ from runner.narrowing import is_list
 CONFIG_FILE = "capstan.toml"
 CONFIG_VARIABLE = "CAPSTAN_CONFIG"
 PREFIX = "CAPSTAN_"
-# The contract's names of three settings (docs/contract.md, Environment variables). Within one source
-# they win over ours.
+# The contract's names of three settings (docs/contract.md, Environment variables). Within one
+# source they win over ours.
 CONTRACT_VARIABLES = {
     "LLM_MODEL": "model_name",
     "LLM_COST_LIMIT": "cost_limit_usd",

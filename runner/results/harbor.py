@@ -252,7 +252,7 @@ class JobResult(BaseModel):
 
 
 def agent_config(agent: str, model: str | None) -> AgentConfig:
-    """Return Harbor's description of an agent: a built-in one by name, a submission by entrypoint."""
+    """Return Harbor's description of an agent: a built-in by name, a submission by entrypoint."""
     if agent in ("oracle", "nop"):
         return AgentConfig(name=agent)
     return AgentConfig(import_path="agent:Agent", model_name=model, kwargs={"source": agent})

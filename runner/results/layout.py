@@ -55,7 +55,7 @@ class TrialFiles:
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Create the folders.
 
         Raises:

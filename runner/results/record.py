@@ -13,7 +13,7 @@ Status = Literal["completed", "errored", "cancelled"]
 
 
 class Reason(StrEnum):
-    """A reason code (docs/contract.md, Result line). The values are the validator's and never change."""
+    """A reason code (docs/contract.md, Result line). The values are the validator's."""
 
     AGENT_TIMEOUT = "harbor_agent_timeout_error"
     TRIAL_FAILED = "harbor_trial_failed"
@@ -39,7 +39,7 @@ class ModelUse(BaseModel):
         errors: Calls that were refused or broke off.
         prompt_tokens: Prompt tokens, cached ones included.
         cost_usd: US dollars.
-        estimated: Whether the relay counted tokens itself, because an answer did not state its usage.
+        estimated: Whether the relay counted tokens itself, because an answer had no usage.
     """
 
     model_config = ConfigDict(extra="ignore")

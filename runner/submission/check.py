@@ -17,7 +17,7 @@ class Row:
 
     Attributes:
         code: The rule's code.
-        requirement: What the rule requires, in words.
+        requirement: What the rule requires, for the table.
         findings: Where the ZIP breaks it.
         note: Shown in place of "ok".
     """

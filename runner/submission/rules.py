@@ -1,4 +1,4 @@
-"""Check the text of a submission, line by line (docs/contract.md, Static rules), and find secrets."""
+"""Check a submission's text line by line (docs/contract.md, Static rules), and find secrets."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def scan_line(line: str) -> list[Rule]:
 
 
 def check_text(path: str, data: bytes) -> Iterator[Finding]:
-    """Yield the findings in one file, at most MAX_FINDINGS per rule. Only text files are scanned."""
+    """Yield the findings in a text file, at most MAX_FINDINGS per rule. Skip other files."""
     if PurePosixPath(path).suffix.lower() not in TEXT_SUFFIXES:
         return
     text = data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")

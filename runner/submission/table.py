@@ -58,7 +58,7 @@ def print_check(path: Path, report: CheckReport) -> None:
 
 
 def as_json(path: Path, report: CheckReport) -> dict[str, object]:
-    """Return the check as one JSON object: the identity, the verdict, and the rules with findings."""
+    """Return the check as one JSON object: identity, verdict, and rules with their findings."""
     return {
         "path": str(path),
         "sha256": report.sha256,

@@ -64,7 +64,7 @@ def parse_config(path: Path) -> tuple[TaskConfig, tuple[str, ...]]:
     text = read_text(path, purpose="a task needs a task.toml", max_bytes=_MAX_TOML_BYTES)
     try:
         data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: TOML errors, huge integers, impossible dates
+    except (ValueError, RecursionError) as error:  # huge integers and dates are other ValueErrors
         raise TaskError(path, f"is not TOML: {error}") from None
     try:
         config = TaskConfig.model_validate(data)

@@ -6,12 +6,10 @@ The rules are in docs/contract.md, How a run ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from runner.agents import AgentOutcome
+from runner.config import Rules
 from runner.results import Reason
-
-Rules = Literal["validator", "harbor"]
 
 # The one exception after which Harbor still verifies.
 VERIFIED_EXCEPTIONS = frozenset({"NonZeroAgentExitCodeError"})

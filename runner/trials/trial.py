@@ -78,7 +78,7 @@ class Trial:
             CancelledError: After the record has been written.
             OSError: The trial's files cannot be written.
         """
-        self._files.make()
+        self._files.create()
         write_model(self._files.config, self._results.config())
         write_model(self._files.lock, self._results.lock())
         cancelled = False
@@ -109,7 +109,7 @@ class Trial:
                 try:
                     await self._run_phases(task)
                 except TimeoutError as error:
-                    # A timeout of a phase is an error like any other. The trial's own is handled below.
+                    # A phase timed out, which is an error like any other. The trial itself did not.
                     if not timeout.expired():
                         raise RuntimeError(f"a phase timed out: {error}") from error
                     raise

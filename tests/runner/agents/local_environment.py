@@ -20,7 +20,7 @@ from runner.environments import (
 
 
 class LocalEnvironment(Environment):
-    """Runs commands with `sh` in a folder. Absolute paths given to its methods are below that folder."""
+    """Runs commands with `sh` in a folder. It takes absolute paths for paths below that folder."""
 
     kind = "sandbox"
 

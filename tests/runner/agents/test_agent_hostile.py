@@ -48,14 +48,14 @@ def connection():
 
 
 def processes_with(mark: str) -> list[int]:
-    found = []
+    pids = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if mark.encode() in cmdline.read_bytes():
-                found.append(int(cmdline.parent.name))
+                pids.append(int(cmdline.parent.name))
         except OSError:
             pass
-    return found
+    return pids
 
 
 @pytest.mark.parametrize(

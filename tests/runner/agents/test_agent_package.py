@@ -120,8 +120,8 @@ async def test_a_virtual_environment_is_created_once_and_has_nothing_else(tmp_pa
         async def setup(self, environment): pass
         async def run(self, instruction, environment, context):
             import importlib.util
-            found = [m for m in ("pydantic", "runner", "httpx") if importlib.util.find_spec(m)]
-            return f"{found} {(await environment.exec('echo hi')).stdout.strip()}"
+            installed = [m for m in ("pydantic", "runner", "httpx") if importlib.util.find_spec(m)]
+            return f"{installed} {(await environment.exec('echo hi')).stdout.strip()}"
     """
     source = bench.folder / "bare"
     source.mkdir()

@@ -1,4 +1,4 @@
-"""The static rules match the lines that docs/contract.md, Static rules, describes, and no others."""
+"""The static rules match the lines that docs/contract.md describes, and no others."""
 
 import time
 from pathlib import Path
