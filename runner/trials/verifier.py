@@ -116,7 +116,7 @@ class Verifier:
                 marks=(TAMPERED,),
                 notes=result.findings,
             )
-        return self._verdict(result, [], [])
+        return self._verdict(result)
 
     async def _run_tests(self) -> GuardedResult:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,9 @@ class Verifier:
             self._log(f"test.sh ended with exit code {result.return_code} (guard: {result.guard})")
         return result
 
-    def _verdict(self, result: GuardedResult, marks: list[str], notes: list[str]) -> Verdict:
+    def _verdict(self, result: GuardedResult) -> Verdict:
+        marks: list[str] = []
+        notes: list[str] = []
         rewards: Rewards | None = None
         failure: RewardError | None = None
         try:
