@@ -1,6 +1,7 @@
-"""Makes and checks the submission ZIP: `python build_zip.py [--source .] [--out dist/agent.zip]`.
+"""Build and check the submission ZIP: `python build_zip.py [--source .] [--out dist/agent.zip]`.
 
-Exit codes: 0 the ZIP passes every check; 1 a check refuses it; 2 the command or the source tree is wrong.
+Exit codes: 0 if the ZIP passes every check, 1 if a check refuses it, 2 for a wrong command or
+source tree.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from pathlib import Path
 
 from runner.agents.dry_run import check_submission
 from runner.submission import BuildError, build_zip
-from runner.submission.check import CheckReport
 from runner.submission.table import as_json, print_build, print_check
 
 PASSED, REFUSED, USAGE = 0, 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
+    """Run the command. Return its exit code."""
     options = _parser().parse_args(arguments)
     if options.check is not None:
         return _check(options.check, options)
@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _check(path: Path, options: argparse.Namespace) -> int:
     if not path.is_file():
-        print(f"error: {path}: not found: --check wants the path of a ZIP", file=sys.stderr)
+        print(f"error: {path}: not found: --check needs the path of a ZIP", file=sys.stderr)
         return USAGE
-    report: CheckReport = asyncio.run(check_submission(path, os.environ, with_dry_runs=not options.static))
+    report = asyncio.run(check_submission(path, os.environ, with_dry_runs=not options.static))
     if options.json:
         print(json.dumps(as_json(path, report), sort_keys=True))
     else:
@@ -54,18 +54,16 @@ def _check(path: Path, options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build_zip.py",
-        description="Make the submission ZIP of a source tree and check it as a validator does.",
+        description="Build the submission ZIP of a source tree, and check it as a validator does.",
         epilog="exit codes: 0 passed, 1 refused by a check, 2 wrong command or source tree",
     )
+    parser.add_argument("--source", type=Path, default=Path(), help="the folder with agent.py (default: .)")
     parser.add_argument(
-        "--source", type=Path, default=Path(), help="the folder that holds agent.py (default: .)"
+        "--out", type=Path, default=Path("dist/agent.zip"), help="the ZIP to write (default: dist/agent.zip)"
     )
-    parser.add_argument("--out", type=Path, default=Path("dist/agent.zip"), help="where the ZIP goes")
+    parser.add_argument("--check", type=Path, metavar="ZIP", help="check this ZIP and build nothing")
     parser.add_argument(
-        "--check", type=Path, metavar="ZIP", help="check this ZIP (anybody's) and build nothing"
-    )
-    parser.add_argument(
-        "--static", action="store_true", help="leave out the run in fresh virtual environments"
+        "--static", action="store_true", help="skip the dry runs in fresh virtual environments"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     return parser

@@ -41,7 +41,7 @@ def median_ms(seconds: list[float]) -> float:
 
 
 def spec_of_task() -> EnvironmentSpec:
-    return environment_spec(load_task(TASK), "overhead", build_factor=1.0, labels={})
+    return environment_spec(load_task(TASK), "overhead", build_multiplier=1.0, labels={})
 
 
 def floor_once(image: str) -> float:

@@ -1,4 +1,4 @@
-"""Answers an agent's calls through the trial's environment: commands, and files in both directions."""
+"""Handle an agent's calls in the trial's environment: commands, and files in both directions."""
 
 from __future__ import annotations
 
@@ -12,39 +12,38 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from errno import EFBIG
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.environments import Environment
 from runner.environments.archive import pack_dir, unpack_dir
 
-__all__ = ["CallFailed", "Calls"]
+__all__ = ["CallFailed", "CallHandler"]
 
 _MAX_TRANSFERS = 16
-_KINDS = {
-    "ValueError": ValueError,
-    "TypeError": TypeError,
-    "FileNotFoundError": FileNotFoundError,
-    "PermissionError": PermissionError,
-    "OSError": OSError,
-}
+# The exceptions that reach the agent under their own name.
+_BUILTINS = (ValueError, TypeError, FileNotFoundError, PermissionError, OSError)
 
 
 class CallFailed(Exception):
-    """An answer that is an error, as it goes over the wire."""
+    """The error that a call is answered with.
 
-    def __init__(self, kind: str, message: str, errno: int | None = None) -> None:
+    Attributes:
+        wire: The error as it is sent to the agent's process.
+    """
+
+    def __init__(self, error_type: str, message: str, errno: int | None = None) -> None:
         super().__init__(message)
-        self.wire = {"type": kind, "message": message, "errno": errno}
+        self.wire = {"type": error_type, "message": message, "errno": errno}
 
     @classmethod
     def of(cls, error: Exception) -> CallFailed:
-        """The agent sees a builtin exception; the environment's own are RuntimeErrors, as in Harbor."""
-        kind = next((name for name, found in _KINDS.items() if type(error) is found), "RuntimeError")
+        """Return the error for an exception. The environment's own become RuntimeErrors."""
+        error_type = type(error).__name__ if type(error) in _BUILTINS else "RuntimeError"
         errno = error.errno if isinstance(error, OSError) else None
         message = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return cls(kind, message.encode("utf-8", "backslashreplace").decode(), errno)
+        return cls(error_type, message.encode("utf-8", "backslashreplace").decode(), errno)
 
 
 class _Params(BaseModel):
@@ -70,90 +69,110 @@ class _DownloadBegin(_Params):
     source: str
 
 
-class _Data(_Params):
+class _UploadData(_Params):
     transfer: int
     data: str
 
 
-class _Range(_Params):
+class _DownloadData(_Params):
     transfer: int
     offset: int = Field(ge=0)
     size: int = Field(gt=0, le=512 * 1024)
 
 
-class _Transfer(_Params):
+class _TransferEnd(_Params):
     transfer: int
 
 
-class Calls:
-    """The environment as one agent may use it. `work_dir` holds what is under way; transfers are bounded."""
+_Result = Mapping[str, object]
+_P = TypeVar("_P", bound=_Params)
+
+
+def _method(
+    model: type[_P], function: Callable[[_P], Awaitable[_Result]]
+) -> Callable[[Mapping[str, object]], Awaitable[_Result]]:
+    """Return a function that validates its parameters before it calls `function`."""
+    return lambda params: function(model.model_validate(params))
+
+
+class CallHandler:
+    """Handles the calls of one agent.
+
+    Args:
+        environment: What the calls go to.
+        work_dir: A folder for the files of transfers in progress.
+        transfer_bytes: The most bytes of one transfer.
+    """
 
     def __init__(self, environment: Environment, work_dir: Path, transfer_bytes: int) -> None:
         self._environment = environment
         self._work_dir = work_dir
         self._limit = transfer_bytes
-        self._open: dict[int, _Open] = {}
+        self._transfers: dict[int, _Transfer] = {}
         self._count = 0
-        self._methods: dict[str, tuple[type[_Params], Callable[[Any], Awaitable[Mapping[str, Any]]]]] = {
-            "exec": (_Exec, self._exec),
-            "upload_begin": (_UploadBegin, self._upload_begin),
-            "upload_data": (_Data, self._upload_data),
-            "upload_end": (_Transfer, self._upload_end),
-            "download_begin": (_DownloadBegin, self._download_begin),
-            "download_data": (_Range, self._download_data),
-            "download_end": (_Transfer, self._download_end),
+        self._methods = {
+            "exec": _method(_Exec, self._exec),
+            "upload_begin": _method(_UploadBegin, self._upload_begin),
+            "upload_data": _method(_UploadData, self._upload_data),
+            "upload_end": _method(_TransferEnd, self._upload_end),
+            "download_begin": _method(_DownloadBegin, self._download_begin),
+            "download_data": _method(_DownloadData, self._download_data),
+            "download_end": _method(_TransferEnd, self._download_end),
         }
 
-    async def answer(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Raises CallFailed with what the agent is to see."""
+    async def handle(self, method: str, params: Mapping[str, object]) -> _Result:
+        """Carry out a call and return its result.
+
+        Raises:
+            CallFailed: The call failed. The exception has the error for the agent.
+        """
+        if method not in self._methods:
+            raise CallFailed("AttributeError", f"the environment has no {method[:80]}")
         try:
-            model, function = self._methods[method]
-        except KeyError:
-            raise CallFailed("AttributeError", f"the environment has no {method[:80]}") from None
-        try:
-            parsed = model.model_validate(params)
+            call = self._methods[method](params)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise CallFailed("TypeError", f"{method}: {where}: {first['msg']}") from None
         try:
-            return await function(parsed)
+            return await call
         except CallFailed:
             raise
         except Exception as error:
             raise CallFailed.of(error) from error
 
     def close(self) -> None:
-        for transfer in self._open.values():
+        """Drop all transfers in progress."""
+        for transfer in self._transfers.values():
             transfer.close()
-        self._open.clear()
+        self._transfers.clear()
 
-    async def _exec(self, params: _Exec) -> Mapping[str, Any]:
+    async def _exec(self, params: _Exec) -> _Result:
         result = await self._environment.exec(
             params.command, params.cwd, params.env, params.timeout_sec, params.user
         )
         return {"stdout": result.stdout, "return_code": result.return_code}
 
-    async def _upload_begin(self, params: _UploadBegin) -> Mapping[str, Any]:
+    async def _upload_begin(self, params: _UploadBegin) -> _Result:
         transfer = self._begin(params.kind, params.target, params.mode)
         transfer.file = transfer.path.open("wb")
         return {"transfer": self._count}
 
-    async def _upload_data(self, params: _Data) -> Mapping[str, Any]:
+    async def _upload_data(self, params: _UploadData) -> _Result:
         transfer = self._find(params.transfer)
         try:
             data = base64.b64decode(params.data, validate=True)
         except binascii.Error:
-            raise CallFailed("ValueError", "upload_data: not base64") from None
+            raise CallFailed("ValueError", "upload_data: the data is not base64") from None
         if transfer.size + len(data) > self._limit:
             self._end(params.transfer)
-            raise CallFailed("OSError", f"more than {self._limit} bytes cannot be carried", EFBIG)
+            raise CallFailed("OSError", f"a transfer of more than {self._limit} bytes", EFBIG)
         assert transfer.file is not None
         transfer.file.write(data)
         transfer.size += len(data)
         return {}
 
-    async def _upload_end(self, params: _Transfer) -> Mapping[str, Any]:
+    async def _upload_end(self, params: _TransferEnd) -> _Result:
         transfer = self._find(params.transfer)
         assert transfer.file is not None
         transfer.file.close()
@@ -169,7 +188,7 @@ class Calls:
             self._end(params.transfer)
         return {}
 
-    async def _download_begin(self, params: _DownloadBegin) -> Mapping[str, Any]:
+    async def _download_begin(self, params: _DownloadBegin) -> _Result:
         transfer = self._begin(params.kind, params.source, None)
         number = self._count
         try:
@@ -182,46 +201,46 @@ class Calls:
                 await asyncio.to_thread(_pack, folder, transfer.path)
             transfer.size = transfer.path.stat().st_size
             if transfer.size > self._limit:
-                raise CallFailed("OSError", f"more than {self._limit} bytes cannot be carried", EFBIG)
+                raise CallFailed("OSError", f"a transfer of more than {self._limit} bytes", EFBIG)
             transfer.file = transfer.path.open("rb")
         except BaseException:
             self._end(number)
             raise
         return {"transfer": number, "size": transfer.size}
 
-    async def _download_data(self, params: _Range) -> Mapping[str, Any]:
+    async def _download_data(self, params: _DownloadData) -> _Result:
         file = self._find(params.transfer).file
         assert file is not None
         file.seek(params.offset)
         return {"data": base64.b64encode(file.read(params.size)).decode("ascii")}
 
-    async def _download_end(self, params: _Transfer) -> Mapping[str, Any]:
+    async def _download_end(self, params: _TransferEnd) -> _Result:
         self._find(params.transfer)
         self._end(params.transfer)
         return {}
 
-    def _begin(self, kind: str, target: str, mode: int | None) -> _Open:
-        if len(self._open) >= _MAX_TRANSFERS:
+    def _begin(self, kind: str, target: str, mode: int | None) -> _Transfer:
+        if len(self._transfers) >= _MAX_TRANSFERS:
             raise CallFailed("RuntimeError", f"more than {_MAX_TRANSFERS} transfers at once")
         self._count += 1
         folder = Path(tempfile.mkdtemp(prefix="transfer-", dir=self._work_dir))
-        transfer = self._open[self._count] = _Open(kind, target, mode, folder)
+        transfer = self._transfers[self._count] = _Transfer(kind, target, mode, folder)
         return transfer
 
-    def _find(self, number: int) -> _Open:
+    def _find(self, number: int) -> _Transfer:
         try:
-            return self._open[number]
+            return self._transfers[number]
         except KeyError:
             raise CallFailed("ValueError", f"there is no transfer {number}") from None
 
     def _end(self, number: int) -> None:
-        transfer = self._open.pop(number, None)
+        transfer = self._transfers.pop(number, None)
         if transfer is not None:
             transfer.close()
 
 
-class _Open:
-    """A transfer under way."""
+class _Transfer:
+    """A transfer in progress. Its data passes through a file of the runner's."""
 
     def __init__(self, kind: str, target: str, mode: int | None, folder: Path) -> None:
         self.kind = kind
@@ -240,12 +259,12 @@ class _Open:
 
 
 def _unpack(path: Path, folder: Path, limit: int) -> None:
-    """A tar that came from the agent: nothing may leave the folder, no devices, not over the limit."""
+    """Unpack an agent's tar file: within the limit, no devices, nothing outside the folder."""
     try:
         with tarfile.open(path) as archive:
-            # Empty files cost an inode each; sparse ones cost more than the archive says.
+            # An empty file takes an inode, and a sparse one unpacks to more than its archive holds.
             if sum(max(member.size, 512) for member in archive) > 2 * limit:
-                raise CallFailed("OSError", f"more than {2 * limit} bytes unpacked", EFBIG)
+                raise CallFailed("OSError", f"an upload of more than {2 * limit} bytes unpacked", EFBIG)
     except tarfile.TarError as error:
         raise CallFailed("ValueError", f"upload_dir: {error}") from None
     with path.open("rb") as file:

@@ -1,9 +1,9 @@
-"""How an agent's process is confined. Inside the isolated runner it is `runner.isolation.confinement`."""
+"""The interface to the confinement of an agent's process. `runner.isolation` has a real one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,48 +19,48 @@ _CHILD = Path(__file__).with_name("child.py")
 
 @dataclass(frozen=True)
 class AgentWorkdir:
-    """The folders and the command of one agent while it runs.
+    """The folders and the command of a running agent.
 
     Attributes:
-        root, home, logs_dir: the unpacked submission, HOME and the log folder, as the agent sees them.
-        kept_logs: the log folder as the runner sees it, to be watched.
-        command: what starts the agent's program (child.py); the first part is an absolute path.
-        cwd: the working directory to start it from, as the runner sees it.
+        root, home, logs_dir: The submission, HOME and the log folder, as the agent sees them.
+        host_logs_dir: The log folder as the runner sees it.
+        command: Starts the agent's program (child.py). The first part is an absolute path.
+        cwd: The working directory to start it in, as the runner sees it.
     """
 
     root: Path
     home: Path
     logs_dir: Path
-    kept_logs: Path
+    host_logs_dir: Path
     command: tuple[str, ...]
     cwd: Path
 
 
 class Confinement(Protocol):
-    """Makes an agent's working folders. At the end they are removed and the logs are in `logs_dir`."""
+    """Prepares an agent's folders, and the command that confines its process."""
 
     def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
     ) -> AbstractAsyncContextManager[AgentWorkdir]:
-        """`work_dir` is an empty folder of the runner's for this trial; `logs_dir` is the trial's agent/."""
+        """Open the folders of one agent. At the end they are gone, and the logs are in `logs_dir`.
+
+        Args:
+            package: The submission to unpack.
+            work_dir: An empty folder for this trial, which the caller removes.
+            logs_dir: The trial's agent folder.
+            limits: Limits on what the agent may write.
+        """
         ...
 
 
 class Unconfined:
-    """No confinement: a fresh folder for the submission and another for HOME.
-
-    Args:
-        prefix: a command that the agent's own is appended to, such as a change of user.
-    """
-
-    def __init__(self, prefix: Sequence[str] = ()) -> None:
-        self._prefix = tuple(prefix)
+    """Fresh folders for the submission and for HOME, and no confinement."""
 
     @asynccontextmanager
     async def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
-    ) -> AsyncIterator[AgentWorkdir]:
-        """Unpack the submission into `work_dir`; the logs stay where they are written."""
+    ) -> AsyncGenerator[AgentWorkdir]:
+        """Unpack the submission into `work_dir`. The agent writes its logs to `logs_dir` itself."""
         root, home = work_dir / "agent", work_dir / "home"
         await asyncio.to_thread(package.unpack, root)
         home.mkdir()
@@ -68,7 +68,7 @@ class Unconfined:
             root=root,
             home=home,
             logs_dir=logs_dir,
-            kept_logs=logs_dir,
-            command=(*self._prefix, str(package.interpreter.executable), "-I", str(_CHILD)),
+            host_logs_dir=logs_dir,
+            command=(str(package.interpreter), "-I", str(_CHILD)),
             cwd=root,
         )

@@ -1,7 +1,8 @@
-"""The dry run of a submission: fresh environment, construction, setup, and one scripted task.
+"""Dry runs of a submission: a fresh virtual environment, and one scripted task.
 
-The task is a small one in the sandbox, and the model is scripted: it asks the agent's own shell-like tool to
-write a file, then says that it is done. Nothing here judges how good the agent is, only that it can be run.
+The task is a small one in the sandbox. The model is scripted: it calls a tool of the agent that
+takes a shell command, to write a file, and then says that it is done. A dry run checks that the
+agent can be run, not how well it solves tasks.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 from runner.agents.host import AgentHost
 from runner.agents.limits import AgentLimits
@@ -21,7 +21,9 @@ from runner.agents.package import AgentPackage
 from runner.agents.requirements import RequirementsError, prepare_interpreter
 from runner.environments import EnvironmentFailure, EnvironmentSpec
 from runner.environments.sandbox import SandboxEnvironment
+from runner.narrowing import is_dict, is_list
 from runner.relay import ModelRequest, Relay
+from runner.results import Reason
 from runner.scripted import Reply, ReplyCall, ScriptUpstream
 from runner.submission import Archive, Finding, open_archive
 from runner.submission.check import CheckReport, Row, check_archive
@@ -32,18 +34,17 @@ INSTRUCTION = "Write the word done into the file /app/result.txt, then stop."
 TASK = Path(__file__).with_name("dry_run_task")
 COMMAND = "echo done > /app/result.txt"
 _COMMAND_PARAMETERS = ("command", "cmd", "keystrokes", "commands", "script", "code")
-CODE_FAILED = "harbor_submission_code_failed"
-_CODES: Mapping[str, str] = {
-    "construction_failed": CODE_FAILED,
-    "raised": "harbor_trial_failed",
-    "crashed": "harbor_trial_failed",
-    "invalid_return": "harbor_trial_failed",
-    "timeout": "harbor_agent_timeout_error",
+_CODES: Mapping[str, Reason] = {
+    "construction_failed": Reason.SUBMISSION_CODE_FAILED,
+    "raised": Reason.TRIAL_FAILED,
+    "crashed": Reason.TRIAL_FAILED,
+    "invalid_return": Reason.TRIAL_FAILED,
+    "timeout": Reason.AGENT_TIMEOUT,
 }
 _MENDS: Mapping[str, str] = {
-    "construction_failed": "import and construct the agent in a clean environment with these libraries alone",
-    "raised": "catch what is raised within run and setup, and return a str that says how the run ended",
-    "crashed": "do not exit, fork without end, or write to the file descriptors of the harness",
+    "construction_failed": "make the import and the constructor work with these libraries alone",
+    "raised": "catch all exceptions in setup and run, and return a str that says how the run ended",
+    "crashed": "do not exit, fork without end, or write to the harness's file descriptors",
     "invalid_return": "return a str without lone surrogates, or None",
     "timeout": "end when the model says that it is done, and within seconds of a cancellation",
 }
@@ -51,7 +52,13 @@ _MENDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DryRunSpec:
-    """One environment to run in. `requirements` None: what the ZIP's requirements.txt asks for."""
+    """One virtual environment to run in.
+
+    Attributes:
+        code: The code of a finding.
+        title: The libraries, for the table.
+        requirements: The content of requirements.txt. None: the ZIP's own file.
+    """
 
     code: str
     title: str
@@ -66,7 +73,7 @@ DRY_RUNS = (
 
 @dataclass(frozen=True, slots=True)
 class DryRunLimits:
-    """Clocks of one run, in seconds."""
+    """Time limits of one run, in seconds."""
 
     construction_sec: float = 30.0
     run_sec: float = 120.0
@@ -74,7 +81,7 @@ class DryRunLimits:
 
 @dataclass(frozen=True, slots=True)
 class DryRunResult:
-    """What is wrong (nothing: it ran), and one line on what happened."""
+    """The findings, none if the agent ran, and one line on what happened."""
 
     findings: tuple[Finding, ...]
     note: str = ""
@@ -83,9 +90,15 @@ class DryRunResult:
 async def check_submission(
     path: Path, environ: Mapping[str, str], *, with_dry_runs: bool = True
 ) -> CheckReport:
-    """Check a ZIP in every way; the agent is run only where the static checks pass.
+    """Check a ZIP. The agent is run only if all static checks pass.
 
-    Raises OSError where the file cannot be read.
+    Args:
+        path: The ZIP.
+        environ: Variables whose secret values must not be in the ZIP.
+        with_dry_runs: Whether to run the agent.
+
+    Raises:
+        OSError: The file cannot be read.
     """
     archive = await asyncio.to_thread(open_archive, path)
     report = await asyncio.to_thread(check_archive, archive, environ)
@@ -107,7 +120,13 @@ async def check_submission(
 
 
 async def dry_run(archive: Archive, spec: DryRunSpec, limits: DryRunLimits | None = None) -> DryRunResult:
-    """Runs the agent of a ZIP that passed the static checks. Whatever it does ends up in the result."""
+    """Run the agent of a ZIP that passed the static checks.
+
+    Args:
+        archive: The ZIP.
+        spec: The virtual environment.
+        limits: Time limits. Default: `DryRunLimits()`.
+    """
     with tempfile.TemporaryDirectory(prefix="capstan-check-", ignore_cleanup_errors=True) as folder:
         try:
             text = spec.requirements
@@ -115,10 +134,16 @@ async def dry_run(archive: Archive, spec: DryRunSpec, limits: DryRunLimits | Non
                 text = archive.contents.get("requirements.txt", b"").decode("utf-8")
             interpreter = await prepare_interpreter(text, Path(folder), reuse_own=False)
         except UnicodeDecodeError:
-            return _refused(CODE_FAILED, "requirements.txt is not UTF-8 text", "save it as UTF-8")
+            return _refused(
+                Reason.SUBMISSION_CODE_FAILED, "requirements.txt is not UTF-8 text", "save it as UTF-8"
+            )
         except RequirementsError as error:
-            return _refused(CODE_FAILED, str(error), "name released versions; offline, use --static")
-        package = AgentPackage(Path("submission.zip"), archive.sha256, archive.contents, interpreter)
+            return _refused(
+                Reason.SUBMISSION_CODE_FAILED,
+                str(error),
+                "name released versions; without a network, use --static",
+            )
+        package = AgentPackage(archive.sha256, archive.contents, interpreter)
         try:
             return await _run(package, spec, limits or DryRunLimits(), Path(folder))
         except EnvironmentFailure as error:
@@ -129,7 +154,7 @@ async def _run(package: AgentPackage, spec: DryRunSpec, limits: DryRunLimits, fo
     environment = SandboxEnvironment(
         EnvironmentSpec(task_name="check", session_id=f"check-{spec.code}", context_dir=TASK)
     )
-    model = _AnyAgent()
+    model = _ScriptedModel()
     async with Relay(ScriptUpstream([model]), allowed_models=(MODEL,)) as relay:
         account = relay.open_run("check", cost_limit_usd=COST_LIMIT_USD)
         variables = {
@@ -153,33 +178,33 @@ async def _run(package: AgentPackage, spec: DryRunSpec, limits: DryRunLimits, fo
             outcome = await host.run(
                 INSTRUCTION, setup_timeout_sec=limits.run_sec, timeout_sec=limits.run_sec
             )
-            wrote = (await environment.exec("cat /app/result.txt")).stdout
+            result_file = (await environment.exec("cat /app/result.txt")).stdout
         finally:
             await environment.stop()
-    return _result(outcome, calls=model.calls, solved=(wrote or "").strip() == "done")
+    return _result(outcome, calls=model.calls, solved=(result_file or "").strip() == "done")
 
 
 def _result(outcome: AgentOutcome, *, calls: int, solved: bool) -> DryRunResult:
     if outcome.kind in _CODES:
-        said = outcome.exception_message or outcome.kind
-        named = f"{outcome.exception_type}: {said}" if outcome.exception_type else said
-        where = "import or construction" if outcome.kind == "construction_failed" else outcome.phase
-        return _refused(_CODES[outcome.kind], f"{where}: {_one_line(named)}", _MENDS[outcome.kind])
-    did = "wrote the file" if solved else "ended without the file"
-    return DryRunResult((), f"ok: {calls} calls of the scripted model, {did}")
+        message = outcome.exception_message or outcome.kind
+        error = f"{outcome.exception_type}: {message}" if outcome.exception_type else message
+        phase = "import or construction" if outcome.kind == "construction_failed" else outcome.phase
+        return _refused(_CODES[outcome.kind], f"{phase}: {_one_line(error)}", _MENDS[outcome.kind])
+    end = "wrote the file" if solved else "ended without the file"
+    return DryRunResult((), f"ok: {calls} calls of the scripted model, {end}")
 
 
-def _refused(code: str, message: str, mend: str) -> DryRunResult:
-    return DryRunResult((Finding(code, message, mend),))
+def _refused(code: Reason, message: str, mend: str) -> DryRunResult:
+    return DryRunResult((Finding(code.value, message, mend),))
 
 
-def _one_line(text: str, most: int = 300) -> str:
+def _one_line(text: str, limit: int = 300) -> str:
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return flat if len(flat) <= most else flat[: most - 1] + "…"
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-class _AnyAgent:
-    """A scripted model for an agent of any make: one command through a tool that it offers, then the end."""
+class _ScriptedModel:
+    """A script for any agent: run one command through a tool that the agent offers, then finish."""
 
     name = "check"
 
@@ -192,38 +217,41 @@ class _AnyAgent:
     def respond(self, request: ModelRequest) -> Reply:
         self.calls += 1
         answered = any(message.get("role") == "assistant" for message in request.messages)
-        call = None if answered else next(_shell_calls(request.payload.get("tools") or ()), None)
+        call = None if answered else _command_call(request.payload.get("tools"))
         if call is not None:
             return Reply(reasoning="The task asks for a file.", tool_calls=(call,))
         return Reply(reasoning="The file is written.", content="Done: /app/result.txt holds the word done.")
 
 
-def _shell_calls(tools: Any) -> Iterator[ReplyCall]:
-    """A call of each offered tool that takes a command."""
-    for number, tool in enumerate(tools):
-        function = tool.get("function", {})
-        parameters = function.get("parameters") or {}
-        properties: Mapping[str, Any] = parameters.get("properties") or {}
-        wanted = next((name for name in _COMMAND_PARAMETERS if name in properties), None)
-        if wanted is None:
+def _command_call(tools: object) -> ReplyCall | None:
+    """Return a call of the first offered tool that takes a command, or None."""
+    for number, tool in enumerate(tools if is_list(tools) else []):
+        function = _child(tool, "function")
+        schema = _child(function, "parameters")
+        properties = _child(schema, "properties")
+        parameter = next((name for name in _COMMAND_PARAMETERS if name in properties), None)
+        if parameter is None:
             continue
-        as_list = properties[wanted].get("type") == "array"
-        required = (name for name in parameters.get("required", ()) if name != wanted)
-        arguments = {name: _sample(properties.get(name, {})) for name in required}
-        arguments[wanted] = [COMMAND] if as_list else COMMAND
-        yield ReplyCall(f"call_check_{number}", str(function.get("name")), json.dumps(arguments))
+        required = schema.get("required")
+        names = [name for name in required if isinstance(name, str)] if is_list(required) else []
+        arguments = {name: _sample(_child(properties, name)) for name in names if name != parameter}
+        takes_list = _child(properties, parameter).get("type") == "array"
+        arguments[parameter] = [COMMAND] if takes_list else COMMAND
+        return ReplyCall(f"call_check_{number}", str(function.get("name")), json.dumps(arguments))
+    return None
 
 
-_SAMPLES: Mapping[str, Literal[1, False, "check"] | tuple[()]] = {
-    "integer": 1,
-    "number": 1,
-    "boolean": False,
-    "array": (),
-}
+def _child(value: object, key: str) -> dict[str, object]:
+    """Return the JSON object under a key, or an empty one."""
+    child = value.get(key) if is_dict(value) else None
+    return child if is_dict(child) else {}
 
 
-def _sample(schema: Mapping[str, Any]) -> Any:
-    """A value that the schema of a parameter allows, near enough."""
-    if schema.get("enum"):
-        return schema["enum"][0]
+_SAMPLES: Mapping[str, object] = {"integer": 1, "number": 1, "boolean": False, "array": ()}
+
+
+def _sample(schema: Mapping[str, object]) -> object:
+    """Return a value that the schema of a parameter most likely allows."""
+    if is_list(enum := schema.get("enum")) and enum:
+        return enum[0]
     return _SAMPLES.get(str(schema.get("type")), "check")

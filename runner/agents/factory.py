@@ -1,4 +1,4 @@
-"""The agent of a job: a submission that is unpacked once, or one of the built-in ones."""
+"""Load the agent of a job, and create one instance for each trial."""
 
 from __future__ import annotations
 
@@ -6,52 +6,64 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
+from runner.agents.builtin import NopAgent, OracleAgent
 from runner.agents.confinement import Confinement
 from runner.agents.host import AgentHost
-from runner.agents.nop import NopAgent
-from runner.agents.oracle import OracleAgent
 from runner.agents.outcome import AgentOutcome
 from runner.agents.package import AgentPackage
-from runner.config import RunConfig
+from runner.config import Rules, RunConfig
 from runner.environments import Environment
 from runner.results import AgentRecord
 from runner.tasks import Task
 
-BUILT_IN = {"oracle": OracleAgent.spec, "nop": NopAgent.spec}
-"""Agents that need no submission, by name."""
+BUILT_IN = {agent.name: agent for agent in (OracleAgent, NopAgent)}
+"""The agents that need no submission, by name."""
 
 
 def cache_directory() -> Path:
-    """Return where unpacked agents and their virtual environments are kept between jobs."""
+    """Return the folder for the virtual environments that jobs share."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "capstan"
 
 
 class TrialAgent(Protocol):
-    """An agent that is ready to run in one trial."""
+    """An agent that is ready to run one trial."""
 
     async def run(
         self, instruction: str, *, setup_timeout_sec: float, timeout_sec: float | None
     ) -> AgentOutcome:
-        """Run it to its end. Raises nothing but CancelledError, and then leaves no process behind."""
+        """Run the agent until it ends or reaches its time limit. It leaves no process behind.
+
+        Raises:
+            CancelledError: This task was cancelled.
+            EnvironmentLost: The environment went away (built-in agents only).
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentFactory:
-    """Creates the agent of each trial. `package` is None for a built-in agent."""
+    """Creates the agent of each trial.
+
+    Attributes:
+        record: The agent, as the results name it.
+        package: The submission. None: a built-in agent.
+        model_name: The model that the agent is constructed with.
+        rules: Whose rules a run follows.
+        confinement: How the agent's processes are confined. None: not at all.
+    """
 
     record: AgentRecord
     package: AgentPackage | None = None
     model_name: str | None = None
-    rules: Literal["validator", "harbor"] = "validator"
+    rules: Rules = "validator"
     confinement: Confinement | None = None
 
     @property
     def needs_model(self) -> bool:
-        """Whether its trials need access to a model."""
+        """Whether the trials need access to a model."""
         return self.package is not None
 
     def create(
@@ -61,19 +73,19 @@ class AgentFactory:
         environment: Environment,
         logs_dir: Path,
         variables: Mapping[str, str],
-        extra: Mapping[str, Any],
+        extra: Mapping[str, object],
     ) -> TrialAgent:
         """Create the agent of one trial.
 
         Args:
             task: The trial's task.
-            environment: What the agent works in; started.
+            environment: The trial's environment; started.
             logs_dir: The trial's agent folder.
-            variables: The agent's four variables.
-            extra: Further keywords of its constructor.
+            variables: The agent's variables (docs/contract.md, Environment variables).
+            extra: Further keyword arguments of its constructor.
         """
         if self.package is None:
-            if self.record.name == "oracle":
+            if self.record.name == OracleAgent.name:
                 return OracleAgent(task, environment=environment, logs_dir=logs_dir)
             return NopAgent()
         return AgentHost(
@@ -92,18 +104,18 @@ class AgentFactory:
 async def load_agent(
     config: RunConfig, *, source: Path | None = None, confinement: Confinement | None = None
 ) -> AgentFactory:
-    """Check, unpack and install the agent that the settings name.
+    """Check and prepare the agent that the settings name.
 
     Args:
-        config: Names it, and that name is on the record.
-        source: Where it really lies, if not where the settings say.
-        confinement: How its processes are shut off; None: not at all.
+        config: The settings. The results name the agent as they do.
+        source: Where the submission is, if not where the settings say.
+        confinement: How the agent's processes are confined. None: not at all.
 
     Raises:
-        PackageError: It cannot be run.
+        PackageError: The submission cannot be run.
     """
-    if (spec := BUILT_IN.get(config.agent)) is not None:
-        return AgentFactory(record=AgentRecord(source=spec.name, name=spec.name, version=spec.version))
+    if (agent := BUILT_IN.get(config.agent)) is not None:
+        return AgentFactory(record=AgentRecord(source=agent.name, name=agent.name, version=agent.version))
     package = await AgentPackage.prepare(source or Path(config.agent), cache_directory() / "agents")
     return AgentFactory(
         record=AgentRecord(source=str(Path(config.agent)), digest=package.digest),

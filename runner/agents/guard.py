@@ -1,14 +1,16 @@
-"""Starts one agent's process under limits and sees to it that nothing of it is left. A program, stdlib only.
+"""The program between the runner and an agent: start it under limits, and end all its processes.
 
-``python guard.py STATUS_FILE LIMITS_JSON COMMAND…``. It stands between the runner and the agent: it becomes
-the reaper of every orphan below it, starts COMMAND under its limits, in its control groups and in a session
-of its own, and waits. When COMMAND ends, stops, or has too many processes, when it is told to (SIGTERM) or
-when the runner dies, it kills all its descendants, however they detached themselves, and writes to
-STATUS_FILE how COMMAND ended: ``{"code": int | null, "signal": int | null, "reason": str | null}``.
+`python guard.py STATUS_FILE LIMITS_JSON COMMAND…` uses the standard library only. It makes itself
+the reaper of all orphans below it, and starts COMMAND under its limits, in its control groups and
+in a session of its own. It waits until COMMAND ends or stops, has too many processes, or until the
+runner sends SIGTERM or dies. Then it kills all descendants, even detached ones, and writes how
+COMMAND ended to STATUS_FILE: `{"code": int | null, "signal": int | null, "reason": str | null}`.
 """
 
-# pathlib would double the start-up time of a program that is started with every trial.
+# pathlib would double the start-up time, and this program starts with every trial.
 # ruff: noqa: PTH105, PTH123, PTH208
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -18,15 +20,42 @@ import resource
 import signal
 import sys
 import time
+from typing import NoReturn, TypedDict
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 POLL_SEC = 0.5
-KILL_ROUNDS = 200
+KILL_ATTEMPTS = 200
+ENDED_BY_RUNNER = "the runner ended it"
+
+
+class Limits(TypedDict):
+    """The limits of one agent.
+
+    Attributes:
+        runner: The process ID of the runner.
+        groups: The files of the control groups that a member writes itself to.
+        rlimits: Resource limits, by the name of the constant in `resource`.
+        processes: The most processes and threads.
+    """
+
+    runner: int
+    groups: list[str]
+    rlimits: dict[str, int]
+    processes: int
+
+
+class Status(TypedDict):
+    """How the command ended: with `code`, by `signal`, or because the guard had a `reason`."""
+
+    code: int | None
+    signal: int | None
+    reason: str | None
 
 
 def main() -> int:
-    status_path, limits, command = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
+    status_path, command = sys.argv[1], sys.argv[3:]
+    limits: Limits = json.loads(sys.argv[2])
     signals = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -37,9 +66,9 @@ def main() -> int:
     child = os.fork()
     if child == 0:
         run(command, limits, signals)
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):  # or the runner would never see the end of the agent's pipes
-        os.dup2(quiet, fd)
+    devnull = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):  # a copy in here would hide the end of the agent's pipes from the runner
+        os.dup2(devnull, fd)
     status = watch(child, signals, limits["processes"])
     kill_descendants()
     partial = status_path + ".partial"
@@ -50,8 +79,8 @@ def main() -> int:
     return 0
 
 
-def run(command: list, limits: dict, signals: set) -> None:
-    """In the child: limits, a session, the command. Never returns."""
+def run(command: list[str], limits: Limits, signals: set[signal.Signals]) -> NoReturn:
+    """Apply the limits to this process, the forked child, and replace it with the command."""
     try:
         os.setsid()
         for group in limits["groups"]:
@@ -60,8 +89,8 @@ def run(command: list, limits: dict, signals: set) -> None:
         for name, value in limits["rlimits"].items():
             number = getattr(resource, name)
             _, hard = resource.getrlimit(number)
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(number, (value, value))
+            limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (limit, limit))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         os.execv(command[0], command)
     except BaseException as error:
@@ -69,8 +98,8 @@ def run(command: list, limits: dict, signals: set) -> None:
     os._exit(127)
 
 
-def watch(child: int, signals: set, processes: int) -> dict:
-    """Waits for the child's end, or for a reason to end it."""
+def watch(child: int, signals: set[signal.Signals], processes: int) -> Status:
+    """Wait until the child ends, or until there is a reason to end it."""
     while True:
         while True:
             try:
@@ -89,27 +118,27 @@ def watch(child: int, signals: set, processes: int) -> dict:
             return {"code": None, "signal": None, "reason": f"it had more than {processes} processes"}
         caught = signal.sigtimedwait(signals, POLL_SEC)
         if caught is not None and caught.si_signo != signal.SIGCHLD:
-            return {"code": None, "signal": None, "reason": "it was told to end"}
+            return {"code": None, "signal": None, "reason": ENDED_BY_RUNNER}
 
 
-def descendants() -> list:
-    """All processes below this one; orphans come back to it, as it is their reaper."""
-    found = []
-    open_ends = [os.getpid()]
-    while open_ends:
-        pid = open_ends.pop()
+def descendants() -> list[int]:
+    """Return all processes below this one. Orphans stay below it, because it is their reaper."""
+    pids: list[int] = []
+    parents = [os.getpid()]
+    while parents:
+        pid = parents.pop()
         with contextlib.suppress(OSError):
             for task in os.listdir(f"/proc/{pid}/task"):
                 with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/children") as file:
                     children = [int(number) for number in file.read().split()]
-                    found += children
-                    open_ends += children
-    return found
+                    pids += children
+                    parents += children
+    return pids
 
 
 def kill_descendants() -> None:
-    """Stops all first, so that none can breed while the others are killed; repeats until none is left."""
-    for turn in range(KILL_ROUNDS):
+    """Kill all descendants. First stop them, so that none can fork while others are killed."""
+    for attempt in range(KILL_ATTEMPTS):
         pids = descendants()
         for sign in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
@@ -120,7 +149,7 @@ def kill_descendants() -> None:
                 pass
         if not pids:
             return
-        if turn > 2:
+        if attempt > 2:
             time.sleep(0.01)
 
 

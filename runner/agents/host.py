@@ -1,4 +1,4 @@
-"""Runs a submission's agent for one trial, in a process of its own."""
+"""Run a submission's agent for one trial, in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,42 +8,56 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
 
-from runner.agents.calls import Calls
+from runner.agents.calls import CallHandler
 from runner.agents.confinement import AgentWorkdir, Confinement, Unconfined
-from runner.agents.limits import AgentLimits
-from runner.agents.outcome import AgentOutcome, OutcomeKind, PhaseTimes, now
+from runner.agents.limits import AgentLimits, remove_stale_groups
+from runner.agents.outcome import AgentOutcome, OutcomeKind
 from runner.agents.package import AgentPackage
 from runner.agents.process import AgentProcess, ProcessEnd, run_to_end
 from runner.agents.protocol import Done
-from runner.agents.session import AgentSession, SessionBroken
+from runner.agents.session import AgentSession, SessionError
+from runner.config import Rules
 from runner.environments import Environment
 from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
+from runner.results import Timing, utc_now
 
-__all__ = ["AgentHost"]
+__all__ = ["AgentHost", "remove_stale_agents"]
 
 _PREFIX = f"{PREFIX}agent-"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT_LOG = "stdout.txt"
 _EXIT_SEC = 2.0
-_WATCH_SEC = 1.0
+_LOGS_CHECK_SEC = 1.0
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What was raised, or why the run was ended."""
+
+    exception_type: str | None
+    message: str | None
+    traceback: str | None = None
 
 
 class AgentHost:
-    """One agent for one trial.
+    """Runs one agent for one trial.
 
     Args:
-        package: the submission, shared by all trials.
-        environment: what the agent's calls reach; started.
-        logs_dir: the trial's agent folder: given to the agent, and where its output goes (stdout.txt).
-        variables: the agent's variables (the four of contracts.md 2); with PATH, HOME and LANG its whole
-            process environment.
-        model_name, extra: arguments of the constructor.
-        rules: what the agent finds and how it is timed: as the validator does (one clock over setup and run,
-            its environment and context) or as Harbor does.
-        confinement: how its process is shut off; by default not at all.
+        package: The submission. All trials of a job share it.
+        environment: The environment that the agent's calls go to; started.
+        logs_dir: The trial's agent folder. The agent gets it, and its output is logged there.
+        variables: The agent's variables (docs/contract.md, Environment variables). Its process gets
+            these, PATH, HOME and LANG, and no others.
+        model_name, extra: Arguments of the agent's constructor.
+        rules: Whose rules the run follows. The validator has one time limit for setup and run, and
+            its own environment and context. Harbor has its own.
+        limits: Limits on the agent's process. Default: `AgentLimits()`.
+        confinement: How the process is confined. Default: not at all.
+        task_name: The task's name, which the agent's environment shows.
     """
 
     def __init__(
@@ -54,8 +68,8 @@ class AgentHost:
         logs_dir: Path,
         variables: Mapping[str, str],
         model_name: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        rules: Literal["validator", "harbor"] = "validator",
+        extra: Mapping[str, object] | None = None,
+        rules: Rules = "validator",
         limits: AgentLimits | None = None,
         confinement: Confinement | None = None,
         task_name: str = "",
@@ -75,12 +89,15 @@ class AgentHost:
     async def run(
         self, instruction: str, *, setup_timeout_sec: float, timeout_sec: float | None
     ) -> AgentOutcome:
-        """Runs it to its end, or to its clock; kills all that it started. Raises only CancelledError.
+        """Run the agent until it ends or reaches its time limit, and kill all its processes.
 
         Args:
-            instruction: for the agent.
-            setup_timeout_sec: for `setup`, under Harbor's rules or where there is no other clock.
-            timeout_sec: for `run`; under the validator's rules for `setup` and `run` together. None: none.
+            instruction: The task's instruction.
+            setup_timeout_sec: The limit of `setup`, under Harbor's rules or if there is no other.
+            timeout_sec: The limit of `run`, or under the validator's rules of both. None: no limit.
+
+        Raises:
+            CancelledError: This task was cancelled.
         """
         self._logs_dir.mkdir(parents=True, exist_ok=True)
         work_dir = await asyncio.to_thread(owned_directory, _PREFIX)
@@ -107,32 +124,33 @@ class AgentHost:
             work_dir=work_dir,
             limits=self._limits,
         )
-        calls = Calls(self._environment, work_dir, self._limits.transfer_bytes)
+        calls = CallHandler(self._environment, work_dir, self._limits.transfer_bytes)
         session = AgentSession(process.process, calls, self._limits)
+        output = asyncio.create_task(process.log_output(self._logs_dir / _OUTPUT_LOG))
         helpers = [
+            output,
             asyncio.create_task(session.read()),
-            asyncio.create_task(process.keep_output(self._logs_dir / _OUTPUT_LOG)),
-            asyncio.create_task(self._watch_logs(session, workdir.kept_logs)),
+            asyncio.create_task(self._watch_logs(session, workdir.host_logs_dir)),
         ]
-        done: Done | SessionBroken | None = None
+        done: Done | SessionError | None = None
         try:
-            await session.send(self._start(workdir, instruction))
-            done = await self._until_end(session, setup_timeout_sec, timeout_sec)
-            if isinstance(done, Done) or (done is not None and done.kind == "AgentCrashedError"):
+            await session.send(self._start_message(workdir, instruction))
+            done = await self._wait(session, setup_timeout_sec, timeout_sec)
+            if isinstance(done, Done) or (done is not None and done.error_type == "AgentCrashedError"):
                 await process.wait(_EXIT_SEC)
         finally:
-            finished = session.finished or now()
-            session.leave()
-            end = await run_to_end(process.end())
+            finished_at = session.finished_at or utc_now()
+            session.close()
+            process_end = await run_to_end(process.end())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EXIT_SEC):
-                    await helpers[1]
+                    await output
             for helper in helpers:
                 helper.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
-        return self._outcome(session, process, done, end, finished)
+        return self._outcome(session, process, done, process_end, finished_at)
 
-    def _start(self, workdir: AgentWorkdir, instruction: str) -> dict[str, Any]:
+    def _start_message(self, workdir: AgentWorkdir, instruction: str) -> dict[str, object]:
         return {
             "type": "start",
             "root": str(workdir.root),
@@ -146,133 +164,121 @@ class AgentHost:
             "line_bytes": self._limits.line_bytes,
         }
 
-    async def _until_end(
+    async def _wait(
         self, session: AgentSession, setup_timeout_sec: float, timeout_sec: float | None
-    ) -> Done | SessionBroken | None:
-        """The last message, or why there is none; None where the clock ran out and the agent with it."""
+    ) -> Done | SessionError | None:
+        """Return the last message, or why there is none, or None if a cancellation was ignored."""
         try:
             try:
                 async with asyncio.timeout(self._limits.construction_sec):
-                    await _first(session.constructed.wait(), session)
+                    await _wait_for(session.constructed, session)
             except TimeoutError:
-                return SessionBroken(
+                return SessionError(
                     "AgentConstructionTimeout",
                     f"not imported and constructed after {self._limits.construction_sec:g} s",
                 )
             try:
                 if self._rules == "validator" and timeout_sec is not None:
                     async with asyncio.timeout(timeout_sec):
-                        return await asyncio.shield(session.ended)
+                        return await asyncio.shield(session.done)
                 async with asyncio.timeout(setup_timeout_sec):
-                    await _first(session.running.wait(), session)
+                    await _wait_for(session.running, session)
                 async with asyncio.timeout(timeout_sec):
-                    return await asyncio.shield(session.ended)
+                    return await asyncio.shield(session.done)
             except TimeoutError:
                 self._deadline_reached = True
             async with asyncio.timeout(self._limits.grace_sec):
                 await session.send({"type": "cancel"})
-                return await asyncio.shield(session.ended)
+                return await asyncio.shield(session.done)
         except TimeoutError:
             return None
-        except SessionBroken as broken:
-            return broken
+        except SessionError as error:
+            return error
 
-    async def _watch_logs(self, session: AgentSession, logs: Path) -> None:
-        """Ends an agent that fills the disk through its log folder."""
+    async def _watch_logs(self, session: AgentSession, logs_dir: Path) -> None:
+        """End the session if the agent writes too much into its log folder."""
         while True:
-            await asyncio.sleep(_WATCH_SEC)
-            size, files = await asyncio.to_thread(_measure, logs, self._limits.log_files + 1)
+            await asyncio.sleep(_LOGS_CHECK_SEC)
+            size, files = await asyncio.to_thread(_disk_usage, logs_dir, self._limits.log_files + 1)
             if size > self._limits.logs_bytes:
-                session.break_off(
+                session.abort(
                     "AgentLimitError",
                     f"it wrote more than {self._limits.logs_bytes >> 20} MiB into its log folder",
                 )
             elif files > self._limits.log_files:
-                session.break_off(
-                    "AgentLimitError", f"it made more than {self._limits.log_files} files in its log folder"
+                session.abort(
+                    "AgentLimitError",
+                    f"it created more than {self._limits.log_files} files in its log folder",
                 )
 
     def _outcome(
         self,
         session: AgentSession,
         process: AgentProcess,
-        done: Done | SessionBroken | None,
-        end: ProcessEnd,
-        finished: Any,
+        done: Done | SessionError | None,
+        process_end: ProcessEnd,
+        finished_at: datetime,
     ) -> AgentOutcome:
-        kind, failure = self._judge(session, done)
-        message, trace = (failure or {}).get("exception_message"), (failure or {}).get("traceback")
-        if (
-            isinstance(done, SessionBroken)
-            and (cause := end.describe(self._limits))
-            and end.reason != "it was told to end"
-        ):
-            message = f"{cause}" if done.kind == "AgentCrashedError" else f"{message} ({cause})"
-        if isinstance(done, SessionBroken) and process.last_words.strip():
-            trace = f"the end of its output:\n{process.last_words}"
-        told = session.introduced
-        began = session.began
-        setup_end = began.get("execution", finished)
+        kind, failure = self._classify(session, done)
+        message, trace = (failure.message, failure.traceback) if failure else (None, None)
+        if isinstance(done, SessionError):
+            if cause := process_end.describe(self._limits):
+                message = cause if done.error_type == "AgentCrashedError" else f"{message} ({cause})"
+            if process.output_tail.strip():
+                trace = f"the end of its output:\n{process.output_tail}"
+        setup_at = session.started_at.get("setup")
+        execution_at = session.started_at.get("execution")
         return AgentOutcome(
             kind,
             phase=session.phase,
             message=done.message if isinstance(done, Done) else None,
-            exception_type=(failure or {}).get("exception_type"),
+            exception_type=failure.exception_type if failure else None,
             exception_message=message,
             traceback=trace,
-            context=session.figures,
-            agent_name=told.name if told else None,
-            agent_version=told.version if told else None,
-            agent_info=told.info if told else None,
-            setup=PhaseTimes(began["setup"], setup_end) if "setup" in began else None,
-            execution=PhaseTimes(began["execution"], finished) if "execution" in began else None,
+            context=session.context,
+            agent_name=session.agent.name if session.agent else None,
+            agent_version=session.agent.version if session.agent else None,
+            setup=setup_at and Timing(started_at=setup_at, finished_at=execution_at or finished_at),
+            execution=execution_at and Timing(started_at=execution_at, finished_at=finished_at),
             deadline_reached=self._deadline_reached,
-            interpreter=self._package.interpreter.origin,
-            output_truncated=process.output_truncated,
         )
 
-    def _judge(
-        self, session: AgentSession, done: Done | SessionBroken | None
-    ) -> tuple[OutcomeKind, dict[str, str | None] | None]:
-        if isinstance(done, SessionBroken):
+    def _classify(
+        self, session: AgentSession, done: Done | SessionError | None
+    ) -> tuple[OutcomeKind, _Failure | None]:
+        if isinstance(done, SessionError):
             if self._deadline_reached:
-                return "timeout", {"exception_type": "AgentTimeoutError", "exception_message": str(done)}
-            kind: OutcomeKind = "construction_failed" if session.introduced is None else "crashed"
-            return kind, {"exception_type": done.kind, "exception_message": str(done)}
-        if done is None or (done.end == "cancelled"):
-            where = "setup" if session.phase == "setup" else "run"
-            return "timeout", {
-                "exception_type": "AgentTimeoutError",
-                "exception_message": f"{where} was still running at its time limit",
-            }
+                return "timeout", _Failure("AgentTimeoutError", str(done))
+            kind: OutcomeKind = "construction_failed" if session.agent is None else "crashed"
+            return kind, _Failure(done.error_type, str(done))
+        if done is None or done.end == "cancelled":
+            method = "setup" if session.phase == "setup" else "run"
+            return "timeout", _Failure("AgentTimeoutError", f"{method} was still running at its time limit")
         if done.end == "invalid":
-            return "invalid_return", {
-                "exception_type": "AgentInvalidReturnError",
-                "exception_message": f"run returned {done.what}",
-            }
+            return "invalid_return", _Failure("AgentInvalidReturnError", f"run returned {done.what}")
         if done.end == "returned":
             return ("cancelled_in_time" if self._deadline_reached else "completed"), None
-        failure = {
-            "exception_type": done.exception_type,
-            "exception_message": done.exception_message,
-            "traceback": done.traceback,
-        }
-        return ("construction_failed" if done.end == "construction_failed" else "raised"), failure
+        kind = "construction_failed" if done.end == "construction_failed" else "raised"
+        return kind, _Failure(done.exception_type, done.exception_message, done.traceback)
 
 
-async def _first(event: Any, session: AgentSession) -> None:
-    """Waits for the event, or for the session's end: then gives way, or raises SessionBroken."""
-    waiter = asyncio.ensure_future(event)
+async def _wait_for(event: asyncio.Event, session: AgentSession) -> None:
+    """Wait for an event or for the end of the session.
+
+    Raises:
+        SessionError: The session ended with an error.
+    """
+    waiter = asyncio.create_task(event.wait())
     try:
-        await asyncio.wait({waiter, session.ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiter, session.done}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         waiter.cancel()
-    if session.ended.done():
-        session.ended.result()
+    if session.done.done():
+        session.done.result()
 
 
-def _measure(folder: Path, most: int) -> tuple[int, int]:
-    """Bytes and number of the files below a folder; stops counting at ``most`` files."""
+def _disk_usage(folder: Path, most_files: int) -> tuple[int, int]:
+    """Return the bytes and the number of files below a folder. Stop counting at `most_files`."""
     size, files = 0, 0
     for parent, folders, names in os.walk(folder):
         files += len(folders)
@@ -280,14 +286,14 @@ def _measure(folder: Path, most: int) -> tuple[int, int]:
             files += 1
             with contextlib.suppress(OSError):
                 size += Path(parent, name).lstat().st_blocks * 512
-        if files >= most:
+        if files >= most_files:
             break
     return size, files
 
 
 def remove_stale_agents() -> list[Path]:
-    """Remove the working folders of agents whose runner is dead (they died with it). Returns them."""
-    removed = list(orphaned_directories(_PREFIX, (tempfile.gettempdir(),)))
-    for folder in removed:
+    """Remove the work folders and control groups of agents whose runner is dead. Return them."""
+    folders = list(orphaned_directories(_PREFIX, (tempfile.gettempdir(),)))
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
-    return removed
+    return [*folders, *remove_stale_groups()]

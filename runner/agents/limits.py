@@ -1,4 +1,4 @@
-"""What one agent's process may use, and the control groups that hold it to that."""
+"""The limits on an agent's process, and the control groups that enforce them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["AgentLimits", "ControlGroups"]
+__all__ = ["AgentLimits", "ControlGroups", "remove_stale_groups"]
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "capstan-agent-"
@@ -20,21 +20,21 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class AgentLimits:
-    """Bounds on an agent's process; what passes one fails that trial alone.
+    """Limits on one agent. Exceeding one fails that trial only.
 
     Attributes:
-        construction_sec: import and construction together, in seconds.
-        grace_sec: from cancellation to the kill, in seconds: a run that returns within it counts.
-        line_bytes: the longest message.
-        messages_per_sec: the most messages within any second.
-        calls: commands and transfers under way at once.
-        transfer_bytes: the largest file or folder carried in or out.
-        output_bytes: of stdout and stderr that are kept; the rest is thrown away.
-        logs_bytes, log_files: all that the agent may write into its log folder.
-        processes: processes and threads, its helpers included.
-        memory_bytes: of all its processes together.
-        file_bytes: the largest single file.
-        open_files: descriptors a process.
+        construction_sec: Import and construction together, in seconds.
+        grace_sec: Seconds between cancellation and kill. A run that returns within them counts.
+        line_bytes: The longest message.
+        messages_per_sec: The most messages within a second.
+        calls: Commands and transfers at once.
+        transfer_bytes: The largest file or folder to upload or download.
+        output_bytes: How much of stdout and stderr is logged. The rest is dropped.
+        logs_bytes, log_files: Everything that the agent writes into its log folder.
+        processes: Processes and threads of the agent and its subprocesses.
+        memory_bytes: Memory of all its processes.
+        file_bytes: The largest single file.
+        open_files: File descriptors per process.
     """
 
     construction_sec: float = 60.0
@@ -52,54 +52,59 @@ class AgentLimits:
     open_files: int = 4096
 
     def rlimits(self, groups: ControlGroups) -> dict[str, int]:
-        """Limits of one process, by the name of the constant in ``resource``.
+        """Return the limits of each process, by the name of the constant in `resource`.
 
-        They stand in for control groups that could not be made: the address space for memory, and the user's
-        processes for the agent's (the kernel exempts root from that; the guard counts in any case).
+        They replace control groups that could not be created: the address space is limited instead
+        of the memory, and the processes of the user instead of the agent's. The kernel does not
+        apply the latter to root, but the guard counts processes in any case.
         """
-        found = {
+        limits = {
             "RLIMIT_CORE": 0,
             "RLIMIT_FSIZE": self.file_bytes,
             "RLIMIT_NOFILE": self.open_files,
         }
-        if not groups.hold("memory"):
-            # Address space is larger than memory: thread stacks and mapped files count too.
-            found["RLIMIT_AS"] = 2 * self.memory_bytes
-        if not groups.hold("pids") and os.geteuid() != 0:
-            found["RLIMIT_NPROC"] = _threads_of_user() + self.processes
-        return found
+        if not groups.has_limit("memory"):
+            # Thread stacks and mapped files take address space but no memory.
+            limits["RLIMIT_AS"] = 2 * self.memory_bytes
+        if not groups.has_limit("pids") and os.geteuid() != 0:
+            limits["RLIMIT_NPROC"] = _threads_of_user() + self.processes
+        return limits
 
 
 class ControlGroups:
-    """The groups of one agent: pids and memory, version 1 or 2; without them where they may not be made."""
+    """The control groups of one agent: pids and memory, version 1 or 2.
+
+    Where they cannot be created there are none.
+    """
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self._paths = paths
 
     @classmethod
-    def make(cls, limits: AgentLimits) -> ControlGroups:
+    def create(cls, limits: AgentLimits) -> ControlGroups:
+        """Create the groups that this machine allows, with the limits set."""
         name = f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
         settings = {"pids.max": limits.processes}
-        made: list[Path] = []
+        paths: list[Path] = []
         if (_ROOT / "cgroup.controllers").is_file():
             settings |= {"memory.max": limits.memory_bytes, "memory.swap.max": 0}
-            made += _make(_ROOT / name, settings)
+            paths += _create_group(_ROOT / name, settings)
         else:
-            made += _make(_ROOT / "pids" / name, settings)
-            made += _make(_ROOT / "memory" / name, {"memory.limit_in_bytes": limits.memory_bytes})
-        return cls(tuple(made))
+            paths += _create_group(_ROOT / "pids" / name, settings)
+            paths += _create_group(_ROOT / "memory" / name, {"memory.limit_in_bytes": limits.memory_bytes})
+        return cls(tuple(paths))
 
     @property
-    def members(self) -> list[str]:
-        """The files that a process writes itself into."""
+    def procs_files(self) -> list[str]:
+        """The files that a process writes itself to in order to join."""
         return [str(path / "cgroup.procs") for path in self._paths]
 
-    def hold(self, what: Literal["pids", "memory"]) -> bool:
-        """Whether the groups bound it."""
-        return any((path / name).exists() for path in self._paths for name in _FILES[what])
+    def has_limit(self, resource: Literal["pids", "memory"]) -> bool:
+        """Return whether the groups limit a resource."""
+        return any((path / name).exists() for path in self._paths for name in _FILES[resource])
 
     def oom_kills(self) -> int:
-        """How many processes the kernel killed in here for want of memory."""
+        """Return how many processes in the groups the kernel killed for lack of memory."""
         for path in self._paths:
             for name in ("memory.events", "memory.oom_control"):
                 with contextlib.suppress(OSError, ValueError):
@@ -109,7 +114,7 @@ class ControlGroups:
         return 0
 
     async def close(self) -> None:
-        """Kills what is left in the groups and removes them."""
+        """Kill the processes left in the groups, and remove the groups."""
         for path in self._paths:
             for _ in range(100):
                 with contextlib.suppress(OSError):
@@ -124,15 +129,18 @@ class ControlGroups:
                 except OSError:
                     await asyncio.sleep(0.02)
 
-    @staticmethod
-    def sweep() -> None:
-        """Removes empty groups of runners that are gone (after a kill -9)."""
-        for root in (_ROOT, _ROOT / "pids", _ROOT / "memory"):
-            for path in root.glob(f"{_PREFIX}*"):
-                owner = path.name.removeprefix(_PREFIX).split("-")[0]
-                if owner.isdigit() and not Path("/proc", owner).exists():
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
+
+def remove_stale_groups() -> list[Path]:
+    """Remove the empty groups of runners that were killed. Return the removed ones."""
+    removed: list[Path] = []
+    for root in (_ROOT, _ROOT / "pids", _ROOT / "memory"):
+        for path in root.glob(f"{_PREFIX}*"):
+            owner = path.name.removeprefix(_PREFIX).split("-")[0]
+            if owner.isdigit() and not Path("/proc", owner).exists():
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+                    removed.append(path)
+    return removed
 
 
 _FILES = {"pids": ("pids.max",), "memory": ("memory.max", "memory.limit_in_bytes")}
@@ -147,19 +155,19 @@ def _threads_of_user() -> int:
     return count
 
 
-def _make(path: Path, settings: dict[str, int]) -> list[Path]:
-    """The group, if it can be made and bounds anything; no group else."""
-    held = 0
+def _create_group(path: Path, settings: dict[str, int]) -> list[Path]:
+    """Create a group. Return it if at least one setting could be made, else nothing."""
     try:
         path.mkdir()
     except OSError:
         return []
+    limited = False
     for name, value in settings.items():
         with contextlib.suppress(OSError):
             if (path / name).exists():
                 (path / name).write_text(str(value))
-                held += 1
-    if held:
+                limited = True
+    if limited:
         return [path]
     with contextlib.suppress(OSError):
         path.rmdir()

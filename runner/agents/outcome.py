@@ -1,13 +1,13 @@
-"""How an agent's run ended, in every way that one can."""
+"""The end of an agent's run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
-__all__ = ["AgentContextFigures", "AgentOutcome", "AgentSpec", "OutcomeKind", "Phase", "PhaseTimes", "now"]
+from runner.results import AgentContext, Timing
+
+__all__ = ["AgentOutcome", "OutcomeKind", "Phase"]
 
 OutcomeKind = Literal[
     "completed",
@@ -18,45 +18,18 @@ OutcomeKind = Literal[
     "crashed",
     "invalid_return",
 ]
-"""completed: `run` returned a str or None. cancelled_in_time: it did so after it was cancelled at its clock,
-within the grace. timeout: it did not. raised: setup or run raised. construction_failed: import or
-construction did. crashed: its process died, broke the protocol or a limit. invalid_return: `run` returned
-another type, or text with lone surrogates."""
+"""How a run ended.
+
+- completed: `run` returned a str or None.
+- cancelled_in_time: It did so within the grace period, after it was cancelled at its time limit.
+- timeout: It was cancelled at its time limit and did not return.
+- raised: `setup` or `run` raised.
+- construction_failed: The import or the constructor raised, or took too long.
+- crashed: The process died, broke the protocol, or exceeded a limit.
+- invalid_return: `run` returned another type, or text with lone surrogates.
+"""
 
 Phase = Literal["construction", "setup", "execution"]
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class AgentSpec:
-    """Who the agent is, as the results name it."""
-
-    name: str
-    version: str = "unknown"
-
-
-@dataclass(frozen=True)
-class PhaseTimes:
-    """When a phase began and ended (UTC); None where it did not."""
-
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-
-@dataclass(frozen=True)
-class AgentContextFigures:
-    """What the agent claims of itself: the fields of Harbor's AgentContext, None where it set none."""
-
-    n_input_tokens: int | None = None
-    n_cache_tokens: int | None = None
-    n_output_tokens: int | None = None
-    cost_usd: float | None = None
-    model_usage: Mapping[str, Any] | None = None
-    rollout_details: list[Any] | None = None
-    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +37,14 @@ class AgentOutcome:
     """The end of one run.
 
     Attributes:
-        kind: how it ended.
-        phase: where it ended.
-        message: the text that `run` returned, if it was clean.
-        exception_type, exception_message, traceback: what was raised, or why the process was ended.
-        context: the agent's own figures, as of the last moment they were heard of.
-        deadline_reached: the clock ran out, whatever came of it.
-        agent_info: what `to_agent_info()` gave, if there is one.
-        interpreter: which Python it ran on, and why.
-        output_truncated: its stdout and stderr were longer than the log may be.
+        kind: How it ended.
+        phase: The phase in which it ended.
+        message: The text that `run` returned, if it was valid.
+        exception_type, exception_message, traceback: What was raised, or why the process was ended.
+        context: The values that the agent put into its context, as last reported.
+        agent_name, agent_version: What the agent calls itself.
+        setup, execution: When each phase began and ended. None if it did not begin.
+        deadline_reached: Whether the time limit was reached, however the run ended.
     """
 
     kind: OutcomeKind
@@ -81,12 +53,9 @@ class AgentOutcome:
     exception_type: str | None = None
     exception_message: str | None = None
     traceback: str | None = None
-    context: AgentContextFigures = field(default_factory=AgentContextFigures)
+    context: AgentContext = field(default_factory=AgentContext)
     agent_name: str | None = None
     agent_version: str | None = None
-    agent_info: Mapping[str, Any] | None = None
-    setup: PhaseTimes | None = None
-    execution: PhaseTimes | None = None
+    setup: Timing | None = None
+    execution: Timing | None = None
     deadline_reached: bool = False
-    interpreter: str | None = None
-    output_truncated: bool = False

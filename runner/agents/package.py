@@ -1,4 +1,4 @@
-"""An agent as it is submitted: a ZIP, or the folder that becomes one, unpacked afresh for every trial."""
+"""A submission that is ready to run: a ZIP or the folder that becomes one, and its interpreter."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from runner.agents.requirements import Interpreter, RequirementsError, prepare_interpreter
+from runner.agents.requirements import RequirementsError, prepare_interpreter
 from runner.submission import BuildError, build_zip, check_entrypoint, check_structure, open_archive
 
 __all__ = ["AgentPackage", "PackageError"]
 
 
 class PackageError(Exception):
-    """A submission that cannot be run. One line for a person.
+    """A submission that cannot be run. The message is one line.
 
     Attributes:
-        code: the validator's rejection code where there is one (contracts.md 1), else None.
+        code: The validator's rejection code (docs/contract.md, The ZIP), or None.
     """
 
     def __init__(self, message: str, code: str | None = None) -> None:
@@ -27,50 +27,42 @@ class PackageError(Exception):
 
 @dataclass(frozen=True)
 class AgentPackage:
-    """A checked submission and the interpreter for it. Shared by all trials of a job.
+    """A checked submission and its interpreter. All trials of a job share it.
 
     Attributes:
-        source: where it came from.
-        digest: SHA-256 of the ZIP's bytes; a folder's is that of the ZIP that build_zip makes of it.
-        files: the content of each file, by its POSIX path.
-        interpreter: the Python with its libraries.
-        left_out: what of a folder does not travel in the ZIP, Python modules at its root only.
+        digest: SHA-256 of the ZIP. For a folder, of the ZIP that build_zip makes of it.
+        files: The content of each file, by its POSIX path.
+        interpreter: The Python that has its libraries.
     """
 
-    source: Path
     digest: str
     files: Mapping[str, bytes] = field(repr=False)
-    interpreter: Interpreter
-    left_out: tuple[str, ...] = ()
+    interpreter: Path
 
     @classmethod
-    async def prepare(
-        cls, source: Path | str, cache_dir: Path | str, *, reuse_own_interpreter: bool = True
-    ) -> AgentPackage:
-        """Reads, checks and makes ready the submission at ``source``.
+    async def prepare(cls, source: Path, cache_dir: Path) -> AgentPackage:
+        """Read and check a submission, and prepare its interpreter.
 
         Args:
-            source: a ZIP, or a folder with agent.py (and src/).
-            cache_dir: where environments for requirements are kept.
-            reuse_own_interpreter: run on the runner's own Python where that has all the requirements (quick,
-                and works offline). Off: always an environment that holds them and nothing else.
+            source: A ZIP, or a folder with agent.py.
+            cache_dir: The folder for virtual environments.
 
         Raises:
-            PackageError: not there, over a limit, without an Agent, or with requirements that cannot be had.
+            PackageError: The submission cannot be read, is over a limit or has no class Agent, or
+                its requirements cannot be installed.
         """
-        path = Path(source)
-        digest, files, left_out = await asyncio.to_thread(_read, path)
+        digest, files = await asyncio.to_thread(_read, source)
         try:
             text = files.get("requirements.txt", b"").decode("utf-8")
-            interpreter = await prepare_interpreter(text, Path(cache_dir), reuse_own=reuse_own_interpreter)
+            interpreter = await prepare_interpreter(text, cache_dir)
         except UnicodeDecodeError:
-            raise PackageError(f"{path}: requirements.txt is not UTF-8 text") from None
+            raise PackageError(f"{source}: requirements.txt is not UTF-8 text") from None
         except RequirementsError as error:
-            raise PackageError(f"{path}: {error}") from None
-        return cls(path, digest, files, interpreter, left_out)
+            raise PackageError(f"{source}: {error}") from None
+        return cls(digest, files, interpreter)
 
     def unpack(self, target: Path) -> None:
-        """Writes the files into ``target``, a new folder. Modes are lost, as at the validator."""
+        """Write the files into a new folder. File modes are lost, as at the validator."""
         target.mkdir(parents=True)
         for name, data in self.files.items():
             path = target.joinpath(*PurePosixPath(name).parts)
@@ -78,15 +70,9 @@ class AgentPackage:
             path.write_bytes(data)
 
 
-def _read(source: Path) -> tuple[str, Mapping[str, bytes], tuple[str, ...]]:
-    left_out: tuple[str, ...] = ()
+def _read(source: Path) -> tuple[str, Mapping[str, bytes]]:
     try:
-        if source.is_dir():
-            report = build_zip(source)
-            left_out = tuple(name for name in report.left_out if name.endswith(".py") and "/" not in name)
-            archive = open_archive(report.data)
-        else:
-            archive = open_archive(source)
+        archive = open_archive(build_zip(source).data if source.is_dir() else source)
     except BuildError as error:
         raise PackageError(str(error), "missing_entrypoint") from None
     except OSError as error:
@@ -98,4 +84,4 @@ def _read(source: Path) -> tuple[str, Mapping[str, bytes], tuple[str, ...]]:
         raise PackageError(
             f"{source}: {first.where}: {first.message}: {first.mend} [{first.code}]{more}", first.code
         )
-    return archive.sha256, archive.contents, left_out
+    return archive.sha256, archive.contents

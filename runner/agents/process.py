@@ -1,4 +1,4 @@
-"""An agent's process: started behind the guard, its output bounded, ended with all that it started."""
+"""Start an agent's process under the guard, log its output, and end it with its subprocesses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from runner.agents.guard import ENDED_BY_RUNNER, Limits, Status
 from runner.agents.limits import AgentLimits, ControlGroups
 
 __all__ = ["AgentProcess", "ProcessEnd", "run_to_end"]
@@ -27,7 +28,7 @@ _CHUNK = 64 * 1024
 
 @dataclass(frozen=True)
 class ProcessEnd:
-    """How the process ended, as far as that is known."""
+    """How the process ended, as far as it is known."""
 
     code: int | None = None
     signal: int | None = None
@@ -35,9 +36,11 @@ class ProcessEnd:
     oom_kills: int = 0
 
     def describe(self, limits: AgentLimits) -> str | None:
-        """One clause for a person; None where nothing is known."""
+        """Return the cause as a clause, or None if the runner ended it or nothing is known."""
+        if self.reason == ENDED_BY_RUNNER:
+            return None
         if self.oom_kills:
-            return f"the kernel killed it for want of memory (limit {limits.memory_bytes >> 20} MiB)"
+            return f"the kernel killed it for lack of memory (limit {limits.memory_bytes >> 20} MiB)"
         if self.reason is not None:
             return self.reason
         if self.signal is not None:
@@ -46,7 +49,12 @@ class ProcessEnd:
 
 
 class AgentProcess:
-    """The guard, and the agent below it. `process` is asyncio's handle: stdin and stdout are the channel."""
+    """The guard's process, with the agent below it.
+
+    Attributes:
+        process: asyncio's handle. Its stdin and stdout carry the protocol.
+        output_tail: The end of what the agent printed.
+    """
 
     def __init__(
         self, process: asyncio.subprocess.Process, groups: ControlGroups, work_dir: Path, limits: AgentLimits
@@ -56,7 +64,6 @@ class AgentProcess:
         self._work_dir = work_dir
         self._limits = limits
         self._tail = b""
-        self.output_truncated = False
 
     @classmethod
     async def start(
@@ -68,18 +75,26 @@ class AgentProcess:
         work_dir: Path,
         limits: AgentLimits,
     ) -> AgentProcess:
-        """Starts ``command`` with exactly ``environ``. ``work_dir`` is the runner's own, not the agent's."""
-        groups = await asyncio.to_thread(ControlGroups.make, limits)
-        settings = {
+        """Start a command under the guard.
+
+        Args:
+            command: The command. The first part is an absolute path.
+            environ: Its environment variables. It gets no others.
+            cwd: Its working directory.
+            work_dir: The runner's folder for this trial. The agent's HOME is below it.
+            limits: Its limits.
+        """
+        groups = await asyncio.to_thread(ControlGroups.create, limits)
+        guard_limits: Limits = {
             "runner": os.getpid(),
-            "groups": groups.members,
+            "groups": groups.procs_files,
             "rlimits": await asyncio.to_thread(limits.rlimits, groups),
             "processes": limits.processes,
         }
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(_GUARD)),
-                *(str(work_dir / "status.json"), json.dumps(settings)),
+                *(str(work_dir / "status.json"), json.dumps(guard_limits)),
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -95,38 +110,38 @@ class AgentProcess:
         return cls(process, groups, work_dir, limits)
 
     @property
-    def last_words(self) -> str:
-        """The end of what it printed."""
+    def output_tail(self) -> str:
+        """The end of what the agent printed."""
         return self._tail.decode("utf-8", "replace")
 
-    async def keep_output(self, path: Path) -> None:
-        """Reads stdout and stderr to their end; writes no more than the limit of it to ``path``."""
+    async def log_output(self, path: Path) -> None:
+        """Write stdout and stderr to a file, up to the limit. Read and drop the rest."""
         stream = self.process.stderr
         assert stream is not None
-        left = self._limits.output_bytes
+        remaining, truncated = self._limits.output_bytes, False
         with path.open("wb") as log:
             while data := await stream.read(_CHUNK):
                 self._tail = (self._tail + data)[-_TAIL_BYTES:]
-                if left >= len(data):
+                if remaining >= len(data):
                     log.write(data)
-                    left -= len(data)
-                elif not self.output_truncated:
-                    self.output_truncated = True
-                    log.write(data[:left])
+                    remaining -= len(data)
+                elif not truncated:
+                    truncated = True
+                    log.write(data[:remaining])
                     log.write(
-                        f"\n[more than {self._limits.output_bytes} bytes: the rest left out]\n".encode()
+                        f"\n[more than {self._limits.output_bytes} bytes: the rest is left out]\n".encode()
                     )
-                    left = 0
+                    remaining = 0
                 log.flush()
 
     async def wait(self, seconds: float) -> None:
-        """Waits for it to end by itself, but not longer than this."""
+        """Wait until the process ends by itself, or the seconds are over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.process.wait()
 
     async def end(self) -> ProcessEnd:
-        """Ends it with all its descendants, however they detached themselves; quick, safe to repeat."""
+        """End the process and all its descendants, even detached ones. Safe to repeat."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
@@ -137,28 +152,28 @@ class AgentProcess:
             await self.process.wait()
         oom_kills = self._groups.oom_kills()
         await self._groups.close()
-        await asyncio.to_thread(_kill_marked, str(self._work_dir))
+        await asyncio.to_thread(_kill_by_home, str(self._work_dir))
         return self._read_status(oom_kills)
 
     def _read_status(self, oom_kills: int) -> ProcessEnd:
         try:
-            status = json.loads((self._work_dir / "status.json").read_bytes())
+            status: Status = json.loads((self._work_dir / "status.json").read_bytes())
             return ProcessEnd(status["code"], status["signal"], status["reason"], oom_kills)
         except (OSError, ValueError, KeyError, TypeError):
             return ProcessEnd(reason="its guard was killed", oom_kills=oom_kills)
 
 
-def _kill_marked(mark: str) -> None:
-    """Kills what escaped by killing the guard: HOME lies below the work folder and marks a trial's own."""
-    needle = f"HOME={mark}/".encode()
+def _kill_by_home(work_dir: str) -> None:
+    """Kill processes that escaped by killing the guard. Their HOME is below the work folder."""
+    needle = f"HOME={work_dir}/".encode()
     for environ in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError, ValueError):
             if needle in environ.read_bytes():
                 os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
-async def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end although this task is cancelled meanwhile; then raise the cancellation."""
+async def run_to_end(work: Coroutine[object, object, T]) -> T:
+    """Run `work` to its end even if this task is cancelled. Then raise the cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

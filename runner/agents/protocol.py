@@ -1,11 +1,11 @@
-"""The messages between the runner and an agent's process: one JSON object a line, in both directions.
+"""The messages between the runner and an agent's process: JSON objects, one per line, both ways.
 
-To the agent: the start (what to run, and with what), then answers ``{"type": "answer", "id", "result"}`` or
-``{…, "error": {type, message, errno}}``, and at the clock ``{"type": "cancel"}``. From the agent: the models
-below, in this order: `Constructed`, `PhaseBegun` twice, and after them any number of `Call`, `Abandon` and
-`Figures`; last `Done`.
+The runner sends the start (everything the run needs), then answers to calls, `{"type": "answer",
+"id", "result"}` or `{…, "error": {type, message, errno}}`, and at the time limit `{"type":
+"cancel"}`. The agent's process sends the models below: `Constructed`, `PhaseBegun` twice, after
+these any number of `Call`, `Abandon` and `Figures`, and at the end `Done`.
 
-What comes from the agent is not to be trusted: a line that is none of these ends the run.
+The agent is not trusted. A line that is none of these messages ends the run.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from runner.agents.outcome import AgentContextFigures
+from runner.narrowing import is_dict
+from runner.results import AgentContext
 
 __all__ = [
     "Abandon",
@@ -30,12 +31,12 @@ __all__ = [
     "ProtocolError",
     "encode",
     "parse",
-    "to_figures",
+    "read_context",
 ]
 
 
 class ProtocolError(Exception):
-    """The agent's process said something that it may not say."""
+    """The agent's process sent something that the protocol does not allow."""
 
 
 class _Message(BaseModel):
@@ -43,37 +44,47 @@ class _Message(BaseModel):
 
 
 class Constructed(_Message):
+    """The agent is constructed. `info` is the result of its `to_agent_info()`, if it has one."""
+
     type: Literal["constructed"]
     name: str | None
     version: str | None
-    info: dict[str, Any] | None
+    info: dict[str, object] | None
 
 
 class PhaseBegun(_Message):
+    """The agent's `setup` or `run` is about to be called."""
+
     type: Literal["phase"]
     phase: Literal["setup", "execution"]
 
 
 class Call(_Message):
+    """The agent calls a method of its environment."""
+
     type: Literal["call"]
     id: int
     method: str
-    params: dict[str, Any]
+    params: dict[str, object]
 
 
 class Abandon(_Message):
-    """The agent waits for this call no more."""
+    """The agent no longer waits for this call."""
 
     type: Literal["abandon"]
     id: int
 
 
 class Figures(_Message):
+    """The agent's context has these values now."""
+
     type: Literal["figures"]
-    figures: dict[str, Any]
+    figures: dict[str, object]
 
 
 class Done(_Message):
+    """The run has ended. `what` describes an invalid return value."""
+
     type: Literal["done"]
     end: Literal["returned", "invalid", "raised", "cancelled", "construction_failed"]
     message: str | None = None
@@ -88,33 +99,37 @@ _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 
 def parse(line: bytes) -> Message:
-    """Raises ProtocolError."""
+    """Parse one line from the agent's process.
+
+    Raises:
+        ProtocolError: It is not one of the messages.
+    """
     try:
-        # Not pydantic's own parser: a lone surrogate in a command is that call's fault, not the protocol's.
+        # Pydantic's own parser refuses lone surrogates. In a command they must fail that call only.
         return _ADAPTER.validate_python(json.loads(line))
     except (ValueError, RecursionError, ValidationError):
         shown = line[:60].decode("utf-8", "backslashreplace").strip()
-        raise ProtocolError(f"it wrote what is no message into its channel: {shown!r}") from None
+        raise ProtocolError(f"it sent a line that is not a message: {shown!r}") from None
 
 
-def encode(message: Mapping[str, Any]) -> bytes:
+def encode(message: Mapping[str, object]) -> bytes:
+    """Return the line of a message to the agent's process."""
     return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def to_figures(claimed: Mapping[str, Any]) -> AgentContextFigures:
-    """The figures that are of the right kind; None for any other."""
-    return AgentContextFigures(
-        n_input_tokens=_count(claimed.get("n_input_tokens")),
-        n_cache_tokens=_count(claimed.get("n_cache_tokens")),
-        n_output_tokens=_count(claimed.get("n_output_tokens")),
-        cost_usd=_amount(claimed.get("cost_usd")),
-        model_usage=_table(claimed.get("model_usage")),
-        rollout_details=d if isinstance(d := claimed.get("rollout_details"), list) else None,
-        metadata=_table(claimed.get("metadata")),
+def read_context(values: Mapping[str, object]) -> AgentContext:
+    """Return the context that an agent claims. A value of the wrong type becomes None."""
+    metadata = values.get("metadata")
+    return AgentContext(
+        n_input_tokens=_tokens(values.get("n_input_tokens")),
+        n_cache_tokens=_tokens(values.get("n_cache_tokens")),
+        n_output_tokens=_tokens(values.get("n_output_tokens")),
+        cost_usd=_cost(values.get("cost_usd")),
+        metadata=metadata if is_dict(metadata) and metadata else None,
     )
 
 
-def _count(value: object) -> int | None:
+def _tokens(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
@@ -122,15 +137,11 @@ def _count(value: object) -> int | None:
     return value
 
 
-def _amount(value: object) -> float | None:
+def _cost(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        amount = float(value)
+        cost = float(value)
     except OverflowError:
         return None
-    return amount if math.isfinite(amount) and amount >= 0 else None
-
-
-def _table(value: object) -> dict[str, Any] | None:
-    return value if isinstance(value, dict) else None
+    return cost if math.isfinite(cost) and cost >= 0 else None

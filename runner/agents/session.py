@@ -1,4 +1,4 @@
-"""One conversation with an agent's process: reads it, answers its calls, and notices how it ends."""
+"""The runner's side of the protocol: read an agent's messages, answer its calls, notice its end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import contextlib
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-from runner.agents.calls import CallFailed, Calls
+from runner.agents.calls import CallFailed, CallHandler
 from runner.agents.limits import AgentLimits
-from runner.agents.outcome import AgentContextFigures, Phase, now
+from runner.agents.outcome import Phase
 from runner.agents.protocol import (
     Abandon,
     Call,
@@ -22,146 +21,151 @@ from runner.agents.protocol import (
     ProtocolError,
     encode,
     parse,
-    to_figures,
+    read_context,
 )
+from runner.results import AgentContext, utc_now
 
-__all__ = ["AgentSession", "SessionBroken"]
+__all__ = ["AgentSession", "SessionError"]
 
 
-class SessionBroken(Exception):
-    """The process ended, or broke a rule, before it had said how its run went."""
+class SessionError(Exception):
+    """The agent's process ended, or broke a rule, before it sent `Done`.
 
-    def __init__(self, kind: str, message: str) -> None:
+    Attributes:
+        error_type: The name of the error in the results.
+    """
+
+    def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.error_type = error_type
 
 
 class AgentSession:
-    """Reads until the process has said `Done`, or broke off.
+    """The exchange of messages with one agent's process.
 
     Attributes:
-        phase, began: where it is, and when each phase began.
-        introduced: what the agent told of itself once it was constructed.
-        figures: its latest figures.
-        constructed, running: set when the phase before them is over.
-        ended: the last message; raises SessionBroken where there is none.
-        finished: when that was.
+        phase: The current phase.
+        started_at: When each phase began.
+        agent: The agent's name and version, once it is constructed.
+        context: The values of its context, as last reported.
+        constructed, running: Set once the agent is constructed, and once its `run` is called.
+        done: The last message. Raises SessionError if the session ended without one.
+        finished_at: When the session ended.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, calls: Calls, limits: AgentLimits) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, calls: CallHandler, limits: AgentLimits) -> None:
         assert process.stdin is not None and process.stdout is not None
         self._writer, self._reader = process.stdin, process.stdout
         self._calls = calls
         self._limits = limits
-        self._under_way: dict[int, asyncio.Task[None]] = {}
-        self._writing = asyncio.Lock()
-        self._second, self._in_second = 0, 0
+        self._pending: dict[int, asyncio.Task[None]] = {}
+        self._write_lock = asyncio.Lock()
+        self._second, self._messages_in_second = 0, 0
         self.phase: Phase = "construction"
-        self.began = {"construction": now()}
-        self.introduced: Constructed | None = None
-        self.figures = AgentContextFigures()
+        self.started_at: dict[Phase, datetime] = {"construction": utc_now()}
+        self.agent: Constructed | None = None
+        self.context = AgentContext()
         self.constructed = asyncio.Event()
         self.running = asyncio.Event()
-        self.finished: datetime | None = None
-        self.ended: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self.finished_at: datetime | None = None
+        self.done: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
 
-    async def send(self, message: Mapping[str, Any]) -> None:
-        """A process that is gone, or does not listen, is noticed where it is read."""
+    async def send(self, message: Mapping[str, object]) -> None:
+        """Send a message. If the process is gone, `read` notices that, and this raises nothing."""
         with contextlib.suppress(ConnectionError, RuntimeError):
-            async with self._writing:
+            async with self._write_lock:
                 self._writer.write(encode(message))
                 await self._writer.drain()
 
     async def read(self) -> None:
-        """Runs until the end; sets `ended` in any case."""
+        """Handle messages until the session ends. Sets `done` in any case."""
         try:
-            while not self.ended.done():
-                line = await self._line()
-                self._count()
-                self._take(line)
-        except SessionBroken as broken:
-            self.break_off(broken.kind, str(broken))
+            while not self.done.done():
+                line = await self._read_line()
+                self._check_rate()
+                self._handle(line)
+        except SessionError as error:
+            self.abort(error.error_type, str(error))
         except ProtocolError as error:
-            self.break_off("AgentProtocolError", str(error))
+            self.abort("AgentProtocolError", str(error))
         except Exception as error:
-            self.break_off(type(error).__name__, str(error))
+            self.abort(type(error).__name__, str(error))
 
-    def break_off(self, kind: str, message: str) -> None:
-        """Ends the session from this side."""
-        if not self.ended.done():
-            self.finished = now()
-            self.ended.set_exception(SessionBroken(kind, message))
-            self.ended.exception()  # whether anybody asks is not asyncio's concern
+    def abort(self, error_type: str, message: str) -> None:
+        """End the session with an error, unless it has ended already."""
+        if not self.done.done():
+            self.finished_at = utc_now()
+            self.done.set_exception(SessionError(error_type, message))
+            self.done.exception()  # so that asyncio does not warn where nobody awaits it
 
-    def leave(self) -> None:
-        """Stops answering. A command under way goes on: what it runs may be the deliverable.
+    def close(self) -> None:
+        """Stop answering calls.
 
-        Its task ends with the environment at the latest; nothing reads its result.
+        A command in progress goes on, since what it runs may be the solution. It ends with the
+        environment at the latest.
         """
         with contextlib.suppress(ConnectionError, RuntimeError):
             self._writer.close()
         self._calls.close()
 
-    async def _line(self) -> bytes:
+    async def _read_line(self) -> bytes:
         try:
             return await self._reader.readuntil(b"\n")
         except asyncio.LimitOverrunError:
-            raise ProtocolError(
-                f"it wrote a line of more than {self._limits.line_bytes} bytes into its channel"
-            ) from None
+            raise ProtocolError(f"it sent a line of more than {self._limits.line_bytes} bytes") from None
         except asyncio.IncompleteReadError:
-            raise SessionBroken("AgentCrashedError", "it closed its channel to the runner") from None
+            raise SessionError("AgentCrashedError", "it closed its connection to the runner") from None
         except ConnectionError:
-            raise SessionBroken("AgentCrashedError", "its channel to the runner broke") from None
+            raise SessionError("AgentCrashedError", "its connection to the runner broke") from None
 
-    def _count(self) -> None:
+    def _check_rate(self) -> None:
         second = int(time.monotonic())
-        self._in_second = self._in_second + 1 if second == self._second else 1
+        self._messages_in_second = self._messages_in_second + 1 if second == self._second else 1
         self._second = second
-        if self._in_second > self._limits.messages_per_sec:
+        if self._messages_in_second > self._limits.messages_per_sec:
             raise ProtocolError(f"it sent more than {self._limits.messages_per_sec} messages within a second")
 
-    def _take(self, line: bytes) -> None:
+    def _handle(self, line: bytes) -> None:
         match parse(line):
-            case Constructed() as introduced if self.introduced is None:
-                self.introduced = introduced
+            case Constructed() as agent if self.agent is None:
+                self.agent = agent
                 self.constructed.set()
-            case PhaseBegun(phase="setup") if self.introduced is not None and self.phase == "construction":
+            case PhaseBegun(phase="setup") if self.agent is not None and self.phase == "construction":
                 self._begin("setup")
             case PhaseBegun(phase="execution") if self.phase == "setup":
                 self._begin("execution")
                 self.running.set()
-            case Call() as call if self.introduced is not None:
+            case Call() as call if self.agent is not None:
                 self._start(call)
             case Abandon(id=number):
-                if task := self._under_way.get(number):
+                if task := self._pending.get(number):
                     task.cancel()
-            case Figures(figures=claimed):
-                self.figures = to_figures(claimed)
-            case Done() as done if (done.end == "construction_failed") == (self.introduced is None):
-                self.finished = now()
-                self.ended.set_result(done)
+            case Figures(figures=values):
+                self.context = read_context(values)
+            case Done() as done if (done.end == "construction_failed") == (self.agent is None):
+                self.finished_at = utc_now()
+                self.done.set_result(done)
             case message:
-                raise ProtocolError(f"it sent {message.type!r} where that has no place")
+                raise ProtocolError(f"it sent {message.type!r}, which is not allowed at this point")
 
     def _begin(self, phase: Phase) -> None:
         self.phase = phase
-        self.began[phase] = now()
+        self.started_at[phase] = utc_now()
 
     def _start(self, call: Call) -> None:
-        if call.id in self._under_way:
+        if call.id in self._pending:
             raise ProtocolError(f"it used the number {call.id} for two calls at once")
-        if len(self._under_way) >= self._limits.calls:
-            raise ProtocolError(f"it had more than {self._limits.calls} calls under way at once")
+        if len(self._pending) >= self._limits.calls:
+            raise ProtocolError(f"it made more than {self._limits.calls} calls at once")
         task = asyncio.create_task(self._answer(call), name=f"agent call {call.method}")
-        self._under_way[call.id] = task
-        task.add_done_callback(lambda _: self._under_way.pop(call.id, None))
+        self._pending[call.id] = task
+        task.add_done_callback(lambda _: self._pending.pop(call.id, None))
 
     async def _answer(self, call: Call) -> None:
+        message: dict[str, object] = {"type": "answer", "id": call.id}
         try:
-            result = await self._calls.answer(call.method, call.params)
-            message = {"type": "answer", "id": call.id, "result": result}
+            message["result"] = await self._calls.handle(call.method, call.params)
         except CallFailed as failure:
-            message = {"type": "answer", "id": call.id, "error": failure.wire}
-        if not self.ended.done():
+            message["error"] = failure.wire
+        if not self.done.done():
             await self.send(message)

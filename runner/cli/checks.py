@@ -160,7 +160,7 @@ async def check_images(paths: Sequence[str]) -> Check:
     for path in paths:
         for task in (await asyncio.to_thread(load_dataset, path)).tasks:
             total += 1
-            spec = environment_spec(task, task.name, build_factor=1.0, labels={})
+            spec = environment_spec(task, task.name, build_multiplier=1.0, labels={})
             names = image_candidates(spec, settings) or [built_tag(spec)]
             if not [name for name in names if await find_image(engine, name)]:
                 missing.append(task.name)

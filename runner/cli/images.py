@@ -165,7 +165,7 @@ async def _engine() -> Engine:
 def _spec(task: Task) -> EnvironmentSpec:
     from runner.trials.environment import environment_spec
 
-    return environment_spec(task, task.name, build_factor=1.0, labels={})
+    return environment_spec(task, task.name, build_multiplier=1.0, labels={})
 
 
 def _load(paths: list[Path], include: list[str] | None, exclude: list[str] | None) -> list[Task]:

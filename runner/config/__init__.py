@@ -1,13 +1,23 @@
-"""What defines a job, and where each value comes from."""
+"""The settings of a job, and the sources that they are read from."""
 
-from runner.config.model import ModelMode, RunConfig, Secrets, parse_model_mode, redactor
+from runner.config.model import (
+    SECRET_VARIABLES,
+    ModelMode,
+    Rules,
+    RunConfig,
+    Secrets,
+    parse_model_mode,
+    redactor,
+)
 from runner.config.sources import ConfigError, Origin, Resolved, load_config
 
 __all__ = [
+    "SECRET_VARIABLES",
     "ConfigError",
     "ModelMode",
     "Origin",
     "Resolved",
+    "Rules",
     "RunConfig",
     "Secrets",
     "load_config",

@@ -1,4 +1,4 @@
-"""Flags over environment over `.env` over the config file over defaults, with the origin of each value."""
+"""Read the settings: flags over environment over `.env` over the config file over defaults."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
 
 from pydantic import SecretStr, ValidationError
 
-from runner.config.model import RunConfig, Secrets
+from runner.config.model import API_KEY_VARIABLE, RunConfig, Secrets
+from runner.narrowing import is_list
 
 CONFIG_FILE = "capstan.toml"
 CONFIG_VARIABLE = "CAPSTAN_CONFIG"
 PREFIX = "CAPSTAN_"
-API_KEY_VARIABLE = "DEEPSEEK_API_KEY"
-# The validator's own names for three settings (contracts.md 2); they win over ours in the same source.
+# The contract's names of three settings (docs/contract.md, Environment variables). Within one
+# source they win over ours.
 CONTRACT_VARIABLES = {
     "LLM_MODEL": "model_name",
     "LLM_COST_LIMIT": "cost_limit_usd",
@@ -27,11 +27,11 @@ CONTRACT_VARIABLES = {
 
 
 class ConfigError(ValueError):
-    """A setting is wrong. The message is one line: where it stands, what it says, what is allowed."""
+    """A setting is wrong. The message is one line: the place, what is allowed, and the value."""
 
 
 class Origin(StrEnum):
-    """Where a value came from."""
+    """The source of a value."""
 
     FLAG = "flag"
     ENVIRONMENT = "environment"
@@ -42,7 +42,15 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings of a run, its secrets, and the origin of each value."""
+    """The settings of a job, with the origin of each.
+
+    Attributes:
+        config: The settings.
+        secrets: The secrets.
+        origins: The origin of each setting, by its name.
+        key_origin: The origin of the API key. None: there is no key.
+        file: The config file that was read, if any.
+    """
 
     config: RunConfig
     secrets: Secrets
@@ -53,35 +61,43 @@ class Resolved:
 
 @dataclass
 class _Layer:
+    """The values of one source, and for each the place to name in an error."""
+
     origin: Origin
-    values: dict[str, Any] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)  # field → how a person finds it
+    values: dict[str, object] = field(default_factory=dict[str, object])
+    places: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def load_config(
-    flags: Mapping[str, Any] | None = None,
+    flags: Mapping[str, object] | None = None,
     *,
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
     file: Path | None = None,
 ) -> Resolved:
-    """The settings from all sources. A flag of None was not given; an empty variable counts as missing.
+    """Return the settings from all sources.
 
-    `.env` and `capstan.toml` are looked for in `directory` (default: here); another config file may be
-    named by `file` or by CAPSTAN_CONFIG. Raises ConfigError.
+    Args:
+        flags: Values from the command line, by the name of the setting. None means not given.
+        environ: Environment variables. An empty one counts as not set. Default: this process's own.
+        directory: The folder with `.env` and `capstan.toml`. Default: the working directory.
+        file: Another config file. The variable CAPSTAN_CONFIG can name one as well.
+
+    Raises:
+        ConfigError: A setting is wrong.
     """
     environ = os.environ if environ is None else environ
     directory = Path.cwd() if directory is None else directory
     dotenv = _dotenv(directory / ".env")
-    named = file or _path(environ.get(CONFIG_VARIABLE)) or _path(dotenv.get(CONFIG_VARIABLE))
-    config_file = named or directory / CONFIG_FILE
+    given = file or _path(environ.get(CONFIG_VARIABLE)) or _path(dotenv.get(CONFIG_VARIABLE))
+    config_file = given or directory / CONFIG_FILE
     layers = [
         _flags(flags or {}),
         _variables(environ, Origin.ENVIRONMENT, "environment variable"),
         _variables(dotenv, Origin.DOTENV, ".env:"),
-        _file(config_file, required=named is not None),
+        _file(config_file, required=given is not None),
     ]
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     origins: dict[str, Origin] = dict.fromkeys(RunConfig.model_fields, Origin.DEFAULT)
     places: dict[str, str] = {}
     for layer in reversed(layers):
@@ -98,7 +114,7 @@ def load_config(
     )
 
 
-def _flags(flags: Mapping[str, Any]) -> _Layer:
+def _flags(flags: Mapping[str, object]) -> _Layer:
     layer = _Layer(Origin.FLAG)
     for name, value in flags.items():
         if value is not None and value != () and value != []:
@@ -107,14 +123,14 @@ def _flags(flags: Mapping[str, Any]) -> _Layer:
     return layer
 
 
-def _variables(source: Mapping[str, str], origin: Origin, words: str) -> _Layer:
+def _variables(source: Mapping[str, str], origin: Origin, label: str) -> _Layer:
     layer = _Layer(origin)
     names = {PREFIX + name.upper(): name for name in RunConfig.model_fields} | CONTRACT_VARIABLES
     for variable, name in names.items():
         value = source.get(variable, "").strip()
         if value:
             layer.values[name] = value
-            layer.places[name] = f"{words} {variable}"
+            layer.places[name] = f"{label} {variable}"
     return layer
 
 
@@ -125,14 +141,14 @@ def _file(path: Path, *, required: bool) -> _Layer:
             raise ConfigError(f"{path}: no such config file")
         return layer
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for name, value in data.items():
         if name not in RunConfig.model_fields:
-            hint = " (secrets belong into the environment or .env)" if "key" in name.lower() else ""
-            raise ConfigError(f"{path}: unknown setting {name}{hint}; `capstan config` lists the known ones")
-        layer.values[name] = tuple(value) if isinstance(value, list) else value
+            hint = " (secrets belong in the environment or in .env)" if "key" in name.lower() else ""
+            raise ConfigError(f"{path}: unknown setting {name}{hint}; `capstan config` lists all settings")
+        layer.values[name] = tuple(value) if is_list(value) else value
         layer.places[name] = f"{path}: {name}"
     return layer
 
@@ -157,13 +173,13 @@ def _path(value: str | None) -> Path | None:
     return Path(value) if value and value.strip() else None
 
 
-def _validated(values: dict[str, Any], places: Mapping[str, str]) -> RunConfig:
+def _validated(values: dict[str, object], places: Mapping[str, str]) -> RunConfig:
     try:
-        config = RunConfig(**values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        message = cast(str, first["msg"]).removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(
             f"{places.get(name, name)}: {message[:1].lower()}{message[1:]}, got {first.get('input')!r}"
         ) from None

@@ -85,8 +85,8 @@ class BubblewrapConfinement:
                 root=_WORK / "agent",
                 home=_WORK / "home",
                 logs_dir=_LOGS,
-                kept_logs=logs,
-                command=self._command(work, logs, uid, package.interpreter.executable),
+                host_logs_dir=logs,
+                command=self._command(work, logs, uid, package.interpreter),
                 cwd=place,
             )
         finally:

@@ -1,4 +1,4 @@
-"""Results: what a trial and a job leave behind, and how it is written."""
+"""The results of trials and jobs: models of their files, the layout on disk, and scoring."""
 
 from runner.results.harbor import (
     AgentContext,

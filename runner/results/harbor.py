@@ -1,14 +1,14 @@
-"""The part of Harbor's result and config files that we write (Harbor 0.24/0.25, `harbor.models`).
+"""Models of Harbor's result and config files (Harbor 0.24 and 0.25, `harbor.models`).
 
-Harbor's models ignore keys that they do not know, but what is our own lies in `capstan.json` beside these
-files, so that their shape stays Harbor's. Times of a trial are UTC with a Z; times of a job are naive local
-time, as Harbor writes them.
+They have the fields that this runner writes. Anything that Harbor has no field for is in
+`capstan.json` beside these files. As in Harbor, the times of a trial are UTC with a Z, and the
+times of a job are local without a zone.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field, PlainSerializer
@@ -18,12 +18,12 @@ PHASES = ("environment_setup", "agent_setup", "agent_execution", "verifier")
 
 
 def utc_now() -> datetime:
-    """Now, aware."""
+    """Return the time in UTC, as the files of a trial have it."""
     return datetime.now(UTC)
 
 
 def local_now() -> datetime:
-    """Now in local time, naive: the form of a job's times."""
+    """Return the local time without a zone, as the files of a job have it."""
     return datetime.now().astimezone().replace(tzinfo=None)
 
 
@@ -34,51 +34,51 @@ UtcTime = Annotated[
 
 
 class Timing(BaseModel):
-    """When a phase began and ended."""
+    """The start and end of a phase."""
 
     started_at: UtcTime | None = None
     finished_at: UtcTime | None = None
 
     @property
     def seconds(self) -> float | None:
-        """Length of the phase in seconds; None where it did not run to an end."""
+        """The length of the phase in seconds. None if it did not end."""
         if self.started_at is None or self.finished_at is None:
             return None
         return max(0.0, (self.finished_at - self.started_at).total_seconds())
 
 
 class TaskRef(BaseModel):
-    """A task by its directory."""
+    """A task, by its directory."""
 
     path: str
     source: str | None = None
 
 
 class LocalTaskId(BaseModel):
-    """Harbor's identity of a task on disk."""
+    """Harbor's ID of a task on disk."""
 
     path: str
 
 
 class AgentConfig(BaseModel):
-    """Which agent: a built-in by name, or one loaded from `import_path`."""
+    """An agent: a built-in one by name, or a submission by `import_path`."""
 
     name: str | None = None
     import_path: str | None = None
     model_name: str | None = None
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: dict[str, object] = Field(default_factory=dict)
 
 
 class EnvironmentConfig(BaseModel):
-    """Which environment; `type` only where Harbor has the same one."""
+    """An environment. `type` is set only if Harbor has the same one."""
 
     type: Literal["docker"] | None = None
     import_path: str | None = None
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: dict[str, object] = Field(default_factory=dict)
 
 
 class VerifierConfig(BaseModel):
-    """Empty: the verifier's settings come from the task."""
+    """Empty, because the verifier's settings come from the task."""
 
 
 class TrialConfig(BaseModel):
@@ -99,7 +99,7 @@ class TrialConfig(BaseModel):
 
 
 class TaskLock(BaseModel):
-    """A task and the digest of its content, as `sha256:<hex>`; all zeros where it could not be loaded."""
+    """A task and its digest, as `sha256:<hex>`. All zeros if the task could not be loaded."""
 
     name: str
     type: Literal["local"] = "local"
@@ -109,7 +109,7 @@ class TaskLock(BaseModel):
 
 
 class TrialLock(BaseModel):
-    """`lock.json` of a trial (Harbor's schema 2; `agent_digest` is ours)."""
+    """`lock.json` of a trial: Harbor's schema 2, with `agent_digest` added."""
 
     schema_version: int = 2
     task: TaskLock
@@ -125,7 +125,7 @@ class TrialLock(BaseModel):
 
 
 class RetryConfig(BaseModel):
-    """How often a trial is tried again."""
+    """How often a trial is retried."""
 
     max_retries: int = 0
 
@@ -150,14 +150,14 @@ class JobConfig(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """The model as the agent is told it."""
+    """The model that the agent is configured with."""
 
     name: str
     provider: str | None = None
 
 
 class AgentInfo(BaseModel):
-    """Who ran."""
+    """The agent of a trial."""
 
     name: str
     version: str
@@ -165,23 +165,23 @@ class AgentInfo(BaseModel):
 
 
 class AgentContext(BaseModel):
-    """Figures of a run. Input tokens include cached ones; cost in US dollars."""
+    """Numbers of a run. Input tokens include cached ones, and the cost is in US dollars."""
 
     n_input_tokens: int | None = None
     n_cache_tokens: int | None = None
     n_output_tokens: int | None = None
     cost_usd: float | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, object] | None = None
 
 
 class VerifierResult(BaseModel):
-    """What the tests gave."""
+    """The rewards that the tests wrote."""
 
     rewards: dict[str, float] | None = None
 
 
 class ExceptionInfo(BaseModel):
-    """What went wrong, as Harbor's viewer shows it."""
+    """The error of a trial, as Harbor's viewer shows it."""
 
     exception_type: str
     exception_message: str
@@ -214,12 +214,12 @@ class TrialResult(BaseModel):
 
 
 class EvalStats(BaseModel):
-    """Figures of one agent on one dataset."""
+    """Statistics of one agent on one dataset."""
 
     n_trials: int = 0
     n_errors: int = 0
-    metrics: list[dict[str, float]] = Field(default_factory=list)
-    pass_at_k: dict[int, float] = Field(default_factory=dict)
+    metrics: list[dict[str, float]] = Field(default_factory=list[dict[str, float]])
+    pass_at_k: dict[int, float] = Field(default_factory=dict[int, float])
     reward_stats: dict[str, dict[float, list[str]]] = Field(default_factory=dict)
     exception_stats: dict[str, list[str]] = Field(default_factory=dict)
 
@@ -241,7 +241,7 @@ class JobStats(BaseModel):
 
 
 class JobResult(BaseModel):
-    """`result.json` of a job, rewritten whenever a trial starts or ends."""
+    """`result.json` of a job. It is rewritten whenever a trial starts or ends."""
 
     id: UUID
     started_at: datetime
@@ -252,14 +252,14 @@ class JobResult(BaseModel):
 
 
 def agent_config(agent: str, model: str | None) -> AgentConfig:
-    """Return Harbor's description of an agent: a built-in by name, a submission by its entrypoint."""
+    """Return Harbor's description of an agent: a built-in by name, a submission by entrypoint."""
     if agent in ("oracle", "nop"):
         return AgentConfig(name=agent)
     return AgentConfig(import_path="agent:Agent", model_name=model, kwargs={"source": agent})
 
 
 def environment_config(kind: str) -> EnvironmentConfig:
-    """Return Harbor's description of an environment. Harbor has no sandbox, so it gets an import path."""
+    """Return Harbor's description of an environment. One that Harbor lacks gets an import path."""
     if kind == "docker":
         return EnvironmentConfig(type="docker")
     return EnvironmentConfig(import_path=f"runner.environments:{kind}")

@@ -1,4 +1,4 @@
-"""Harbor's layout of a trial's folder, and how files are written and read safely."""
+"""Harbor's layout of a trial's folder, and functions that write and read files safely."""
 
 from __future__ import annotations
 
@@ -60,15 +60,19 @@ class TrialFiles(ResultFolder):
     def artifacts(self) -> Path:
         return self.root / "artifacts"
 
-    def make(self) -> None:
-        """Create the folders. Raises FileExistsError where the trial's folder is there already."""
+    def create(self) -> None:
+        """Create the folders.
+
+        Raises:
+            FileExistsError: The trial's folder exists already.
+        """
         self.root.mkdir(parents=True)
         for folder in (self.agent, self.verifier, self.artifacts):
             folder.mkdir()
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Replace `path` by `data` in one step that survives a crash of the process or of the machine."""
+    """Replace a file in one step, so that a crash of process or machine cannot leave half of it."""
     payload = data.encode("utf-8", errors="replace") if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -90,7 +94,7 @@ def write_model(path: Path, model: BaseModel, *, exclude_defaults: bool = False)
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename in `path` durable."""
+    """Make renames in a folder durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -99,9 +103,14 @@ def sync_directory(path: Path) -> None:
 
 
 def regular_file_inside(root: Path, relative: str) -> Path | None:
-    """A regular file below `root`, by a relative path that came from outside; None where there is none.
+    """Return a regular file below `root`, or None if there is none.
 
-    What an agent wrote may hold links to anywhere on this machine: a path that leads through one is none.
+    A path that leads through a symbolic link is refused, because an agent can create links to any
+    place on this machine.
+
+    Args:
+        root: The folder.
+        relative: A relative path that came from outside.
     """
     if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
         return None

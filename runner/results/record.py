@@ -1,4 +1,4 @@
-"""Our own account of a trial (`capstan.json`): what Harbor's result has no place for."""
+"""The record of a trial (`capstan.json`), with everything that Harbor's result has no field for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["completed", "errored", "cancelled"]
 
 
 class Reason(StrEnum):
-    """A reason code of the result line. The values are the validator's own and never change."""
+    """A reason code (docs/contract.md, Result line). The values are the validator's."""
 
     AGENT_TIMEOUT = "harbor_agent_timeout_error"
     TRIAL_FAILED = "harbor_trial_failed"
@@ -33,10 +33,13 @@ class Reason(StrEnum):
 
 
 class ModelUse(BaseModel):
-    """Model calls of one trial, as the relay metered them (`runner.relay.RunUsage`).
+    """The model calls of one trial, as metered by the relay (`runner.relay.RunUsage`).
 
-    Tokens; cost in US dollars. `prompt_tokens` include cached ones; `errors` are calls that were refused or
-    broke off; `estimated` is true where an answer did not state its usage and the relay counted.
+    Attributes:
+        errors: Calls that were refused or broke off.
+        prompt_tokens: Prompt tokens, cached ones included.
+        cost_usd: US dollars.
+        estimated: Whether the relay counted tokens itself, because an answer had no usage.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -52,7 +55,7 @@ class ModelUse(BaseModel):
     estimated: bool = False
 
     def __add__(self, other: ModelUse) -> ModelUse:
-        """The sum of two trials."""
+        """Return the sum over two trials."""
         return ModelUse(
             calls=self.calls + other.calls,
             errors=self.errors + other.errors,
@@ -67,7 +70,7 @@ class ModelUse(BaseModel):
 
 
 class ModelSource(BaseModel):
-    """Where the answers came from. `canned` is true where no model thought: a script or a replay."""
+    """The source of the model's answers. `canned` means a script or a replay: no LLM was called."""
 
     label: str
     canned: bool
@@ -75,7 +78,7 @@ class ModelSource(BaseModel):
 
 
 class AgentRecord(BaseModel):
-    """Who ran, and how the run ended (`ended` is the agent host's own word)."""
+    """The agent, and how its run ended (`ended` is an `OutcomeKind`)."""
 
     source: str
     digest: str | None = None
@@ -86,11 +89,13 @@ class AgentRecord(BaseModel):
 
 
 class TrialRecord(BaseModel):
-    """Everything a table, a page or a service shows of one trial.
+    """Everything that a table, a page or the service shows of one trial.
 
-    `reward` is the score that counts; None where the trial errored, which counts as 0. `timed_out` says that
-    the agent's wall clock ended the run; a trial can have passed and have timed out. `marks` are machine
-    words (`reward_kept_after_verifier_timeout`, `tampered`, `oom_killed`, …); `notes` are lines for people.
+    Attributes:
+        reward: The score. None if the trial errored, which counts as 0.
+        timed_out: Whether the agent reached its time limit. A trial can pass and time out.
+        marks: Codes such as `tampered` or `oom_killed` (docs/runner.md lists them).
+        notes: Lines for people that explain the marks.
     """
 
     schema_version: int = 1
@@ -126,22 +131,22 @@ class TrialRecord(BaseModel):
 
     @property
     def errored(self) -> bool:
-        """No reward came out of it."""
+        """Whether the trial has no reward."""
         return self.status != "completed"
 
     @property
     def score(self) -> float:
-        """The reward brought into 0…1; 0 where there is none."""
+        """The reward, limited to 0…1. 0 if there is none."""
         return min(1.0, max(0.0, self.reward or 0.0))
 
     @property
     def seconds(self) -> float | None:
-        """Wall time of the whole trial."""
+        """The wall time of the whole trial."""
         return Timing(started_at=self.started_at, finished_at=self.finished_at).seconds
 
 
 def format_seconds(seconds: float | None) -> str:
-    """`0.40 s`, `12 s`, `3 m 05 s`, `2 h 10 m`."""
+    """Return a time as `0.40 s`, `12 s`, `3 m 05 s` or `2 h 10 m`."""
     if seconds is None:
         return "–"
     if seconds < 10:

@@ -1,4 +1,4 @@
-"""From trials to figures: the job's score, pass@k, errors by type, sums, and the result line."""
+"""The statistics of a job: its score, pass@k, errors by type, sums, and the result line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from runner.results import Reason
 from runner.results.harbor import PHASES
-from runner.results.record import ModelUse, TrialRecord
+from runner.results.record import ModelUse, Reason, TrialRecord
 
 RESULT_PREFIX = "BASE_BENCHMARK_RESULT="
 
 
 class ResultLine(BaseModel):
-    """The JSON of the last line on stdout (contracts.md 7)."""
+    """The JSON in the last line on stdout (docs/contract.md, Result line)."""
 
     reason_code: str | None = None
     resolved: int = Field(ge=0)
@@ -28,17 +27,17 @@ class ResultLine(BaseModel):
     total: int = Field(ge=0)
 
     def render(self) -> str:
-        """The line itself, without a newline; keys sorted."""
+        """Return the line, with sorted keys and without a newline."""
         return RESULT_PREFIX + json.dumps(self.model_dump(), sort_keys=True, allow_nan=False)
 
 
 def failed_line(reason: Reason = Reason.JOB_FAILED, *, total: int = 0) -> ResultLine:
-    """The line of a job that failed as a whole: score 0, whatever its trials gave."""
+    """Return the line of a job that failed as a whole. Its score is 0, whatever its trials gave."""
     return ResultLine(reason_code=reason.value, resolved=0, score=0.0, status="failed", total=total)
 
 
 class PhaseTimes(BaseModel):
-    """Seconds of one phase over the trials that had it."""
+    """The seconds of one phase, over the trials that had it."""
 
     n: int
     mean: float
@@ -48,7 +47,7 @@ class PhaseTimes(BaseModel):
 
 
 class JobSummary(BaseModel):
-    """All figures of a job. `n_pending` trials have no result (yet): they count 0 in the score."""
+    """The statistics of a job. The `n_pending` trials have no result and count 0 in the score."""
 
     n_total: int
     n_completed: int
@@ -72,9 +71,17 @@ class JobSummary(BaseModel):
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased chance that at least one of k attempts passes, seen c passes in n attempts.
+    """Return the unbiased estimate of the chance that at least one of k attempts passes.
 
-    1 − Π(n−c−i)/(n−i) for i < k. Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n.
+    The formula is in docs/contract.md, Scores.
+
+    Args:
+        n: Attempts.
+        c: Attempts that passed, 0 ≤ c ≤ n.
+        k: 1 ≤ k ≤ n.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}")
@@ -82,13 +89,17 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def reported_ks(attempts: int) -> list[int]:
-    """The k for which pass@k is shown: 1, 2, 4, 8 … and 5, 10, 15 …, at most `attempts`."""
+    """Return each k for which pass@k is shown: 1, 2, 4, 8 … and 5, 10, 15 …, up to `attempts`."""
     powers = {2**i for i in range(attempts.bit_length()) if 2**i <= attempts}
     return sorted(powers | set(range(5, attempts + 1, 5)))
 
 
 def dataset_pass_at_k(passes: Mapping[str, Sequence[bool]]) -> dict[int, float]:
-    """Mean pass@k over tasks for every k that all tasks have enough attempts for."""
+    """Return the mean pass@k over tasks, for every k that all tasks have enough attempts for.
+
+    Args:
+        passes: For each task, whether each attempt passed.
+    """
     if not passes:
         return {}
     fewest = min(len(outcomes) for outcomes in passes.values())
@@ -99,7 +110,15 @@ def dataset_pass_at_k(passes: Mapping[str, Sequence[bool]]) -> dict[int, float]:
 
 
 def summarise(records: Iterable[TrialRecord], *, n_total: int) -> JobSummary:
-    """The figures of a job of `n_total` planned trials from the records of those that ended."""
+    """Return the statistics of a job.
+
+    Args:
+        records: The trials that have ended.
+        n_total: The number of planned trials.
+
+    Raises:
+        ValueError: More trials ended than were planned.
+    """
     ended = list(records)
     if len(ended) > n_total:
         raise ValueError(f"{len(ended)} trials ended, {n_total} were planned")
@@ -134,7 +153,7 @@ def summarise(records: Iterable[TrialRecord], *, n_total: int) -> JobSummary:
 
 
 def result_line(records: Sequence[TrialRecord], *, n_total: int) -> ResultLine:
-    """The verdict over a job: the flat mean over its planned trials, an errored or missing one counting 0."""
+    """Return the result line of a job. An errored or missing trial counts 0 in its score."""
     if n_total <= 0:
         return failed_line(Reason.RESULT_MISSING)
     score = math.fsum(record.score for record in records) / n_total

@@ -1,11 +1,10 @@
-"""The submission ZIP: building it, and every check that a validator makes before it runs one."""
+"""The submission ZIP: build it, and check it as a validator does before it runs one."""
 
 from runner.submission.archive import Archive, open_archive
 from runner.submission.build import BuildError, BuildReport, build_zip
 from runner.submission.findings import Finding
 from runner.submission.limits import LIMITS, check_entrypoint, check_structure
-from runner.submission.rules import check_text, scan_line
-from runner.submission.secrets import check_secrets
+from runner.submission.rules import check_secrets, check_text, scan_line
 
 __all__ = [
     "LIMITS",

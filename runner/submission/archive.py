@@ -1,4 +1,4 @@
-"""Reading a ZIP that may be hostile: nothing goes to disk, and no more is read than the limits allow."""
+"""Read a ZIP that may be hostile: nothing is written to disk, and reading stops at the limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of the central directory, as it is written there."""
+    """One entry of the ZIP's central directory. Any of it may be a lie."""
 
     name: str
     size: int
@@ -42,7 +42,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The ZIP's entries, and the bytes of the files that could be read within the limits."""
+    """A ZIP, as far as it could be read.
+
+    Attributes:
+        sha256: The digest of the ZIP.
+        compressed_size: The size of the ZIP in bytes.
+        members: All entries.
+        contents: The content of each file that could be read within the limits, by its path.
+        findings: Problems with reading the ZIP.
+    """
 
     sha256: str
     compressed_size: int
@@ -52,13 +60,18 @@ class Archive:
 
     @property
     def total_size(self) -> int:
+        """The size of all contents in bytes."""
         return sum(len(data) for data in self.contents.values())
 
 
 def open_archive(source: Path | bytes) -> Archive:
-    """Reads a ZIP. What is wrong with reading it comes back as findings, never as an exception of zipfile.
+    """Read a ZIP. Problems with its content become findings, not exceptions.
 
-    Raises OSError where `source` is a path that cannot be read.
+    Args:
+        source: The path of a ZIP, or its bytes.
+
+    Raises:
+        OSError: The path cannot be read.
     """
     if isinstance(source, Path) and source.stat().st_size > MAX_ZIP_BYTES:
         return _too_large(source.stat().st_size, _file_digest(source))
@@ -70,15 +83,15 @@ def open_archive(source: Path | bytes) -> Archive:
         with zipfile.ZipFile(io.BytesIO(data)) as zip_file:
             return _read_members(zip_file, digest, len(data))
     except _READ_ERRORS as error:
-        finding = Finding("invalid_zip", f"this is no readable ZIP: {error}", "build it anew")
+        finding = Finding("invalid_zip", f"not a readable ZIP: {error}", "build it again")
         return Archive(digest, len(data), (), {}, (finding,))
 
 
 def _too_large(size: int, digest: str) -> Archive:
     finding = Finding(
         "zip_too_large",
-        f"{size:,} bytes, the most is {MAX_ZIP_BYTES:,}",
-        "leave out what the agent does not need at run time",
+        f"{size:,} bytes, the limit is {MAX_ZIP_BYTES:,}",
+        "remove files that the agent does not need at run time",
     )
     return Archive(digest, size, (), {}, (finding,))
 
@@ -106,13 +119,13 @@ def _read_members(zip_file: zipfile.ZipFile, digest: str, size: int) -> Archive:
         members.append(member)
         if member.is_dir or member.is_encrypted or member.is_symlink or member.name in contents:
             continue
-        if left < 0 or findings:  # what follows would only cost time: the ZIP is refused already
+        if left < 0 or findings:  # the ZIP is refused already, so reading on would only take time
             continue
         try:
             data, finding = _read_one(zip_file, info, member, left)
         except _READ_ERRORS as error:
             message = f"cannot be read: {error}"
-            findings.append(Finding("invalid_zip", message, "build the ZIP anew", member.name))
+            findings.append(Finding("invalid_zip", message, "build the ZIP again", member.name))
             continue
         if finding is not None:
             findings.append(finding)
@@ -125,7 +138,7 @@ def _read_members(zip_file: zipfile.ZipFile, digest: str, size: int) -> Archive:
 def _read_one(
     zip_file: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, left: int
 ) -> tuple[bytes, Finding | None]:
-    """Reads one member, but stops as soon as a limit is passed, whatever its header claims."""
+    """Read one member. Stop as soon as a limit is exceeded, whatever its header says."""
     packed = max(1, member.compressed_size)
     parts: list[bytes] = []
     size = 0
@@ -133,17 +146,15 @@ def _read_one(
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             if size > packed * MAX_MEMBER_RATIO:
-                message = f"unpacks to more than {MAX_MEMBER_RATIO} times its {packed:,} packed bytes"
+                message = f"unpacks to more than {MAX_MEMBER_RATIO} times its {packed:,} compressed bytes"
                 return b"", Finding(
                     "compression_ratio_too_high",
                     message,
-                    "ship it compressed in itself, or not at all",
+                    "compress the file itself, or remove it",
                     member.name,
                 )
             if size > left:
                 message = f"the files unpack to more than {MAX_TOTAL_BYTES:,} bytes"
-                return b"", Finding(
-                    "uncompressed_size_too_large", message, "leave out large files", member.name
-                )
+                return b"", Finding("uncompressed_size_too_large", message, "remove large files", member.name)
             parts.append(chunk)
     return b"".join(parts), None

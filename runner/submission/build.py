@@ -1,4 +1,4 @@
-"""Builds the submission ZIP: the same tree gives the same bytes, on any machine and any day."""
+"""Build the submission ZIP. The same tree gives the same bytes, on any machine and any day."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-# The earliest date that the format knows; the real ones would change the bytes, and so the identity.
+from runner.narrowing import is_dict, is_list
+
+# The earliest date in the format. Real dates would change the bytes, and so the identity.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 FIXED_MODE = 0o644
 COMPRESSION_LEVEL = 9
@@ -25,12 +26,19 @@ _SKIPPED_SUFFIXES = frozenset({".pyc", ".pyo", ".swp", ".swo", ".orig", ".rej", 
 
 
 class BuildError(Exception):
-    """The source tree cannot become a ZIP. The message is one line for a person."""
+    """A ZIP cannot be built from the source tree. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What was built: the bytes and their identity, the members, and what of the tree was left out."""
+    """The ZIP that was built.
+
+    Attributes:
+        data: The ZIP.
+        sha256: Its digest, which identifies the submission.
+        members: The paths in it.
+        left_out: The paths of the tree that are not in it.
+    """
 
     data: bytes
     sha256: str
@@ -39,21 +47,26 @@ class BuildReport:
 
 
 def build_zip(source: Path) -> BuildReport:
-    """Return the submission of a source tree: agent.py, src/, pyproject.toml and requirements.txt.
+    """Build the submission of a source tree: agent.py, src/, pyproject.toml and requirements.txt.
 
     The last two are generated from the tree's pyproject.toml.
 
-    Raises BuildError where agent.py is missing, or a file is a symbolic link or cannot be read.
+    Args:
+        source: The folder with agent.py.
+
+    Raises:
+        BuildError: There is no agent.py, a file is a symbolic link or cannot be read, or
+            pyproject.toml is invalid.
     """
     if not (source / "agent.py").is_file():
-        raise BuildError(f"{source}/agent.py: not found: --source must be the folder that holds agent.py")
+        raise BuildError(f"{source}/agent.py: not found: --source must be the folder with agent.py")
     files, left_out = _collect(source)
     files.update(_project_files(source))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL) as archive:
         for name in sorted(files):
             info = zipfile.ZipInfo(name, FIXED_DATE)
-            info.create_system = 3  # POSIX, also when built elsewhere
+            info.create_system = 3  # POSIX, on any machine
             info.external_attr = (stat.S_IFREG | FIXED_MODE) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, files[name], compresslevel=COMPRESSION_LEVEL)
@@ -91,9 +104,9 @@ def _collect_package(folder: Path, name: str, files: dict[str, bytes], left_out:
 
 def _read(path: Path, name: str) -> bytes:
     if path.is_symlink():
-        raise BuildError(f"{name}: is a symbolic link, which a ZIP may not hold: put the file itself there")
+        raise BuildError(f"{name}: is a symbolic link, which the ZIP may not have: replace it with the file")
     if not path.is_file():
-        raise BuildError(f"{name}: is no regular file: remove it from the tree")
+        raise BuildError(f"{name}: is not a regular file: remove it")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -101,7 +114,7 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _project_files(source: Path) -> dict[str, bytes]:
-    """Return pyproject.toml with the agent's part of the tree's, and requirements.txt from its dependencies.
+    """Return pyproject.toml with the agent's part only, and requirements.txt with its dependencies.
 
     A tree that declares no dependencies there keeps a requirements.txt of its own.
     """
@@ -114,29 +127,36 @@ def _project_files(source: Path) -> dict[str, bytes]:
         lines = [f"{key} = {_toml(project[key])}\n" for key in PROJECT_KEYS if key in project]
         files["pyproject.toml"] = "".join(["[project]\n", *lines]).encode()
         if dependencies := project.get("dependencies"):
-            files["requirements.txt"] = ("\n".join(sorted(dependencies)) + "\n").encode()
+            files["requirements.txt"] = "".join(f"{line}\n" for line in sorted(dependencies)).encode()
     return files
 
 
-def _read_project(data: bytes) -> dict[str, Any]:
-    """Return the [project] table. Raises BuildError where one of PROJECT_KEYS cannot be used."""
+def _read_project(data: bytes) -> dict[str, str | list[str]]:
+    """Return what travels of the [project] table. Raises BuildError where it cannot be used."""
     try:
-        project = tomllib.loads(data.decode()).get("project", {})
+        table: object = tomllib.loads(data.decode()).get("project", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BuildError(f"pyproject.toml: {error}") from None
-    if not isinstance(project, dict):
-        raise BuildError("pyproject.toml: [project] must be a table")
-    for key in PROJECT_KEYS:
-        value = project.get(key, [] if key == "dependencies" else "")
-        if not isinstance(value, list if key == "dependencies" else str):
-            raise BuildError(f"pyproject.toml: [project] {key}: has the wrong type, got {value!r}")
-    for line in project.get("dependencies", []):
-        if not re.search(r">=|==|~=", str(line)):
-            mend = 'write a lower bound, such as "httpx>=0.27"'
-            raise BuildError(f"pyproject.toml: [project] dependencies: {line!r} has no lower bound: {mend}")
+    project: dict[str, str | list[str]] = {}
+    for key, value in table.items() if is_dict(table) else ():
+        if key == "dependencies" and is_list(value):
+            project[key] = [_bounded(line) for line in value]
+        elif key in PROJECT_KEYS:
+            if not isinstance(value, str):
+                raise BuildError(f"pyproject.toml: [project] {key}: has the wrong type, got {value!r}")
+            project[key] = value
     return project
 
 
+def _bounded(requirement: object) -> str:
+    if not isinstance(requirement, str) or not re.search(r">=|==|~=", requirement):
+        raise BuildError(
+            f"pyproject.toml: [project] dependencies: {requirement!r} has no lower bound: "
+            'write one, as in "httpx>=0.27"'
+        )
+    return requirement
+
+
 def _toml(value: str | list[str]) -> str:
-    """Write a string or a list of strings as TOML, which is as JSON but for one character."""
+    """Write a string or a list of strings as TOML, which is JSON but for one character."""
     return json.dumps(value, ensure_ascii=False, indent=4).replace("\x7f", "\\u007f")

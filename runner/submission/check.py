@@ -1,4 +1,4 @@
-"""All static checks of a ZIP in the validator's order: size and names, entrypoint, text, secrets."""
+"""Run all static checks of a ZIP, in the validator's order."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from dataclasses import dataclass
 from runner.submission.archive import Archive
 from runner.submission.findings import Finding
 from runner.submission.limits import LIMITS, check_entrypoint, check_structure
-from runner.submission.rules import RULES, check_text
-from runner.submission.secrets import check_secrets
-
-SECRET_RULE = "secret_in_zip"
+from runner.submission.rules import RULES, SECRET_RULE, check_secrets, check_text
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One rule of the table: its code, what it asks, and what it found (nothing: ok)."""
+    """The result of one rule.
+
+    Attributes:
+        code: The rule's code.
+        requirement: What the rule requires, for the table.
+        findings: Where the ZIP breaks it.
+        note: Shown in place of "ok".
+    """
 
     code: str
-    asks: str
+    requirement: str
     findings: tuple[Finding, ...]
     note: str = ""
 
     @property
     def verdict(self) -> str:
+        """`refused`, `warning`, `ok`, or the note."""
         if any(finding.level == "reject" for finding in self.findings):
             return "refused"
         return "warning" if self.findings else (self.note or "ok")
@@ -32,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """The ZIP's identity and every rule's verdict."""
+    """The ZIP's identity, and the result of every rule."""
 
     sha256: str
     compressed_size: int
@@ -42,18 +47,20 @@ class CheckReport:
 
     @property
     def findings(self) -> list[Finding]:
+        """The findings of all rules."""
         return [finding for row in self.rows for finding in row.findings]
 
     @property
     def passed(self) -> bool:
+        """Whether no rule refuses the ZIP."""
         return not any(finding.level == "reject" for finding in self.findings)
 
 
 def check_archive(archive: Archive, environ: Mapping[str, str]) -> CheckReport:
-    """Check anybody's ZIP, hostile ones included, without running anything of it.
+    """Check a ZIP, which may be hostile, without running any of its code.
 
     Args:
-        archive: The ZIP as `open_archive` read it.
+        archive: The ZIP.
         environ: Variables whose secret values must not be in the ZIP.
     """
     return CheckReport(
@@ -72,11 +79,11 @@ def _static_rows(archive: Archive, environ: Mapping[str, str]) -> list[Row]:
     for path, data in archive.contents.items():
         findings += check_text(path, data)
         findings += check_secrets(path, data, environ)
-    asks = dict(LIMITS)
+    requirements = dict(LIMITS)
     for rule in RULES:
-        asks.setdefault(rule.code, f"no line with: {rule.message}")
-    asks[SECRET_RULE] = "no key-shaped string, no value of a variable of the run"
-    rows: list[Row] = []
-    for code, text in asks.items():
-        rows.append(Row(code, text, tuple(finding for finding in findings if finding.code == code)))
-    return rows
+        requirements.setdefault(rule.code, f"no line with: {rule.message}")
+    requirements[SECRET_RULE] = "no string that looks like a key, and no secret of this shell"
+    return [
+        Row(code, requirement, tuple(finding for finding in findings if finding.code == code))
+        for code, requirement in requirements.items()
+    ]

@@ -1,4 +1,4 @@
-"""What a check finds: a code as the validator names it, where, and how to mend it."""
+"""The finding of a check: the validator's code, the place, and how to fix it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One reason to refuse a ZIP (`reject`), or to expect that a later validator will (`warn`).
+    """A reason to refuse a ZIP.
 
-    `line` is 1-based, None where the finding is about a whole file or the whole archive.
+    Attributes:
+        code: The validator's rejection code.
+        message: The problem.
+        mend: How to fix it.
+        path: The file. None: the whole ZIP.
+        line: The line, counted from 1. None: the whole file.
+        level: `reject`, or `warn` for what only later validators will refuse.
     """
 
     code: str
@@ -22,7 +28,7 @@ class Finding:
 
     @property
     def where(self) -> str:
-        """Path and line for people; control characters of a hostile name are made visible."""
+        """The path and line, with control characters replaced."""
         if self.path is None:
             return "the ZIP"
         path = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.path)

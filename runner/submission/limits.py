@@ -1,4 +1,4 @@
-"""The limits on a ZIP's size, names and entrypoint (contracts.md 1), each with the validator's code."""
+"""Check a ZIP's size, names and entrypoint (docs/contract.md, The ZIP)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ NESTED = (".zip", ".jar", ".whl", ".egg")
 ENTRYPOINT = "agent.py"
 ENTRY_CLASS = "Agent"
 
+# What each rule requires, by its code.
 LIMITS = {
     "zip_too_large": f"at most {MAX_ZIP_BYTES:,} bytes",
     "too_many_files": f"at most {MAX_FILES} files",
@@ -42,28 +43,28 @@ LIMITS = {
     "missing_entrypoint": f"{ENTRYPOINT} at the root",
     "invalid_entrypoint": f"{ENTRYPOINT} is UTF-8 text that parses",
     "missing_agent_class": f"a top-level class {ENTRY_CLASS} in {ENTRYPOINT}",
-    "invalid_zip": "a ZIP that can be read whole",
+    "invalid_zip": "a ZIP that can be read completely",
 }
 
 
 def check_structure(archive: Archive) -> list[Finding]:
-    """Every limit on size, number and names. Works on the directory alone, so that nothing is unpacked."""
+    """Return the findings on sizes, numbers and names. Only the ZIP's directory is needed."""
     findings = list(archive.findings)
     files = [member for member in archive.members if not member.is_dir]
     if len(files) > MAX_FILES:
-        message = f"{len(files)} files, the most is {MAX_FILES}"
-        findings.append(Finding("too_many_files", message, "leave out what the agent does not need"))
+        message = f"{len(files)} files, the limit is {MAX_FILES}"
+        findings.append(Finding("too_many_files", message, "remove files that the agent does not need"))
     claimed = sum(member.size for member in files)
     if claimed > MAX_TOTAL_BYTES and not any(f.code == "uncompressed_size_too_large" for f in findings):
-        message = f"{claimed:,} bytes unpacked, the most is {MAX_TOTAL_BYTES:,}"
-        findings.append(Finding("uncompressed_size_too_large", message, "leave out large files"))
+        message = f"{claimed:,} bytes unpacked, the limit is {MAX_TOTAL_BYTES:,}"
+        findings.append(Finding("uncompressed_size_too_large", message, "remove large files"))
     seen: set[str] = set()
     for member in archive.members:
         findings.extend(_check_member(member))
         key = unicodedata.normalize("NFC", posixpath.normpath(member.name.replace("\\", "/")))
         if key in seen:
             findings.append(
-                Finding("duplicate_path", "the path is there more than once", "keep one", member.name)
+                Finding("duplicate_path", "the path occurs more than once", "keep one", member.name)
             )
         seen.add(key)
     return findings
@@ -82,30 +83,28 @@ def _check_member(member: Member) -> Iterator[Finding]:
         yield Finding("parent_path", "the path goes up with ..", "store it relative to the root", name)
     if len(parts) > MAX_DEPTH:
         yield Finding(
-            "path_too_deep", f"{len(parts)} parts, the most is {MAX_DEPTH}", "flatten the folders", name
+            "path_too_deep", f"{len(parts)} parts, the limit is {MAX_DEPTH}", "flatten the folders", name
         )
     if any(len(part) > MAX_PART_CHARACTERS for part in parts):
         message = f"a part is longer than {MAX_PART_CHARACTERS} characters"
         yield Finding("filename_too_long", message, "shorten the name", name)
     if name.rstrip("/").lower().endswith(NESTED):
-        yield Finding("nested_archive", "an archive within the ZIP", "leave it out, or ship its files", name)
+        yield Finding("nested_archive", "an archive inside the ZIP", "remove it, or unpack it", name)
     if member.is_symlink:
-        yield Finding("symlink_entry", "a symbolic link", "store the file itself", name)
+        yield Finding("symlink_entry", "a symbolic link", "replace it with the file", name)
     if member.is_encrypted:
         yield Finding("encrypted_entry", "the entry is encrypted", "build the ZIP without a password", name)
     if member.size > max(1, member.compressed_size) * MAX_MEMBER_RATIO:
-        message = f"{member.size:,} bytes from {member.compressed_size:,} packed: over {MAX_MEMBER_RATIO} : 1"
-        mend = "ship it compressed in itself, or not at all"
+        message = f"{member.size:,} bytes from {member.compressed_size:,}: more than {MAX_MEMBER_RATIO} : 1"
+        mend = "compress the file itself, or remove it"
         yield Finding("compression_ratio_too_high", message, mend, name)
 
 
 def check_entrypoint(archive: Archive) -> list[Finding]:
-    """agent.py is at the root, is UTF-8 Python, and defines `class Agent` at its top level (found by AST)."""
+    """Check that agent.py is at the root, is valid Python, and has a top-level class Agent."""
     source = archive.contents.get(ENTRYPOINT)
     if source is None:
-        mend = (
-            f"put {ENTRYPOINT} at the root of the ZIP, not into a folder; submitted_agent.py does not count"
-        )
+        mend = f"put {ENTRYPOINT} at the root of the ZIP, not in a folder; submitted_agent.py does not count"
         return [Finding("missing_entrypoint", f"there is no readable {ENTRYPOINT} at the root", mend)]
     try:
         text = source.decode("utf-8")
@@ -115,7 +114,7 @@ def check_entrypoint(archive: Archive) -> list[Finding]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         message = f"does not parse: {error.msg if isinstance(error, SyntaxError) else error}"
-        mend = "save it as UTF-8 and let Python compile it first"
+        mend = "save it as UTF-8, and check it with python -m py_compile"
         return [Finding("invalid_entrypoint", message, mend, ENTRYPOINT, line)]
     if any(isinstance(node, ast.ClassDef) and node.name == ENTRY_CLASS for node in tree.body):
         return []

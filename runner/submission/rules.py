@@ -1,15 +1,16 @@
-"""The static rules that refuse a submission by its text (contracts.md 3), line by line, case ignored."""
+"""Check a submission's text line by line (docs/contract.md, Static rules), and find secrets."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from runner.config import SECRET_VARIABLES
 from runner.submission.findings import Finding
 
 TEXT_SUFFIXES = frozenset(
@@ -17,6 +18,7 @@ TEXT_SUFFIXES = frozenset(
 )
 MAX_FINDINGS = 50
 ALLOWED_MODEL = "deepseek-v4-pro"
+SECRET_RULE = "secret_in_zip"
 _FOREIGN: dict[str, list[str]] = tomllib.loads(
     Path(__file__).with_name("foreign.toml").read_text(encoding="utf-8")
 )
@@ -24,9 +26,9 @@ _FOREIGN: dict[str, list[str]] = tomllib.loads(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. It fires on a line in which each pattern is found after the end of the one before.
+    """A rule that matches a line with all its patterns, each after the end of the one before.
 
-    Patterns in sequence, not one with `.*` between: that takes time in the square of a hostile line's length.
+    One pattern with `.*` in it would need quadratic time for a long hostile line.
     """
 
     code: str
@@ -35,28 +37,28 @@ class Rule:
     mend: str
     level: Literal["reject", "warn"] = "reject"
 
-    def fires(self, line: str) -> bool:
-        """Whether the rule refuses this one line."""
-        return self._fires_within(line, 0, len(line))
+    def matches(self, line: str) -> bool:
+        """Return whether a line matches."""
+        return self._match_within(line, 0, len(line))
 
-    def lines(self, text: str) -> Iterator[int]:
-        """The 1-based numbers of the lines on which the rule fires, in time linear in the text."""
+    def matching_lines(self, text: str) -> Iterator[int]:
+        """Yield the numbers of the lines that match, counted from 1, in linear time."""
         position, number, counted = 0, 1, 0
-        while (found := self.patterns[0].search(text, position)) is not None:
-            end = text.find("\n", found.start())
+        while (match := self.patterns[0].search(text, position)) is not None:
+            end = text.find("\n", match.start())
             end = len(text) if end < 0 else end
-            number += text.count("\n", counted, found.start())
-            counted = found.start()
-            if self._fires_within(text, found.start(), end):
+            number += text.count("\n", counted, match.start())
+            counted = match.start()
+            if self._match_within(text, match.start(), end):
                 yield number
             position = end + 1
 
-    def _fires_within(self, text: str, position: int, end: int) -> bool:
+    def _match_within(self, text: str, position: int, end: int) -> bool:
         for pattern in self.patterns:
-            found = pattern.search(text, position, end)
-            if found is None:
+            match = pattern.search(text, position, end)
+            if match is None:
                 return False
-            position = found.end()
+            position = match.end()
         return True
 
 
@@ -72,14 +74,14 @@ _HIDDEN = (
     r"/app/tests|tests/|run-tests|run_tests|expected_output|\boracle\b|\bsolution[._/]|answer_key"
     r"|task\.yaml|\.pytest"
 )
-_REWORD = "reword the line, also where it is a comment or a prompt"
+_REWORD = "reword the line; comments and prompts count as well"
 
 RULES: tuple[Rule, ...] = (
     _rule(
         "branch_on_test_name",
         [r"PYTEST_CURRENT_TEST|request\.node\.name|current_test_name"],
-        "names the test that runs",
-        "remove it: an agent has no business with the name of a test",
+        "the name of the running test",
+        "remove it: an agent may not know the name of a test",
     ),
     _rule("branch_on_test_name", [r"\bif\b", r"\btest_\w+"], "`if` followed by a test_… name", _REWORD),
     _rule(
@@ -88,14 +90,14 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "branches_on_task_identity",
         [r"\bif\b", _IDENTITY + r"\s*==\s*[\"'\d]|[\"'\d]\s*==\s*(?:\w+\.)*" + _IDENTITY],
-        "branches on which task it is",
-        "make the agent general: dispatch on the task is refused",
+        "a branch on the task's identity",
+        "remove it: an agent may not depend on the task",
     ),
     _rule(
         "branches_on_task_identity",
         [r"\bif\b", r"os\.getcwd|Path\.cwd|os\.path\.basename", r"==|!=|startswith|endswith"],
-        "branches on the name of the working directory",
-        "make the agent general: dispatch on the task is refused",
+        "a branch on the name of the working directory",
+        "remove it: an agent may not depend on the task",
     ),
     _rule(
         "expected_answer_dictionary",
@@ -103,31 +105,31 @@ RULES: tuple[Rule, ...] = (
             r"\b(?:expected_answers|expected_outputs|expected_results|answers_by_task|solutions_by_id)\b[^={]*=\s*\{"
         ],
         "a dictionary of stored answers",
-        "remove it: stored answers are refused",
+        "remove it: an agent may not store answers",
     ),
     _rule(
         "validator_hotkey_constant",
         [r"(?:owner|validator)_hotkey\b[^=]*=\s*[\"']5"],
-        "a hotkey written into the code",
+        "a hotkey in the code",
         "remove the constant",
     ),
     _rule(
         "other_provider_variable",
         [rf"\b(?:{'|'.join(_FOREIGN['providers'])})_(?:\w+_)?(?:API_KEY|BASE_URL)\b"],
         "another provider's variable",
-        "only the DeepSeek variables are allowed",
+        "remove it: only DeepSeek's variables are allowed",
     ),
     _rule(
         "other_provider_host",
         ["|".join(_FOREIGN["hosts"])],
         "another provider's host",
-        "only DeepSeek's host is allowed",
+        "remove it: only DeepSeek's host is allowed",
     ),
     _rule(
         "other_model_literal",
         ["|".join(_FOREIGN["models"])],
-        f"a model literal other than {ALLOWED_MODEL}",
-        f"take the model from LLM_MODEL; the one literal allowed is {ALLOWED_MODEL}",
+        f"a model name other than {ALLOWED_MODEL}",
+        f"take the model from LLM_MODEL; the only name allowed is {ALLOWED_MODEL}",
     ),
     _rule(
         "strict_profile",
@@ -135,27 +137,54 @@ RULES: tuple[Rule, ...] = (
             r"DEEPSEEK_API_KEY|DEEPSEEK_BASE_URL|api\.deepseek\.com|deepseek-v4-pro|BASE_LLM_GATEWAY_URL"
             r"|BASE_GATEWAY_TOKEN|GATEWAY_TOKEN|/llm/v1"
         ],
-        "a variable, host, model or gateway name that later validators refuse",
-        "nothing to do today; expect a change when the strict profile comes",
+        "a variable, host, model or gateway that later validators refuse",
+        "nothing to do until validators use the strict profile",
         "warn",
     ),
 )
 
 
 def scan_line(line: str) -> list[Rule]:
-    """The rules that fire on one line of text."""
-    return [rule for rule in RULES if rule.fires(line)]
-
-
-def is_scanned(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in TEXT_SUFFIXES
+    """Return the rules that match a line."""
+    return [rule for rule in RULES if rule.matches(line)]
 
 
 def check_text(path: str, data: bytes) -> Iterator[Finding]:
-    """Findings in one file, at most MAX_FINDINGS a rule; none in files that validators do not look into."""
-    if not is_scanned(path):
+    """Yield the findings in a text file, at most MAX_FINDINGS per rule. Skip other files."""
+    if PurePosixPath(path).suffix.lower() not in TEXT_SUFFIXES:
         return
     text = data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     for rule in RULES:
-        for number in islice(rule.lines(text), MAX_FINDINGS):
+        for number in islice(rule.matching_lines(text), MAX_FINDINGS):
             yield Finding(rule.code, rule.message, rule.mend, path, number, rule.level)
+
+
+_MIN_SECRET_BYTES = 8
+_KEY_SHAPES: tuple[tuple[str, re.Pattern[bytes]], ...] = (
+    ("an API key (sk-…)", re.compile(rb"\bsk-[A-Za-z0-9_-]{20,}")),
+    ("an AWS access key", re.compile(rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")),
+    ("a GitHub token", re.compile(rb"\bgh[pousr]_[A-Za-z0-9]{36,}")),
+    ("a GitHub token", re.compile(rb"\bgithub_pat_[A-Za-z0-9_]{50,}")),
+    ("a Google API key", re.compile(rb"\bAIza[A-Za-z0-9_-]{35}\b")),
+    ("a Hugging Face token", re.compile(rb"\bhf_[A-Za-z0-9]{30,}")),
+    ("a Slack token", re.compile(rb"\bxox[abprs]-[A-Za-z0-9-]{10,}")),
+    ("a private key", re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")),
+    ("a JSON web token", re.compile(rb"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}")),
+)
+
+
+def check_secrets(path: str, data: bytes, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the secrets in one file: strings that look like keys, and values of secret variables.
+
+    The secret itself is never part of a message.
+    """
+    mend = "remove it and revoke the key, which may have been copied already"
+    for name, shape in _KEY_SHAPES:
+        for match in shape.finditer(data):
+            line = data.count(b"\n", 0, match.start()) + 1
+            yield Finding(SECRET_RULE, f"looks like {name}", mend, path, line)
+    for name in SECRET_VARIABLES:
+        value = environ.get(name, "").strip().encode()
+        if len(value) >= _MIN_SECRET_BYTES and (position := data.find(value)) >= 0:
+            line = data.count(b"\n", 0, position) + 1
+            yield Finding(SECRET_RULE, f"contains the value of {name}", mend, path, line)

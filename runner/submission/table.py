@@ -1,9 +1,8 @@
-"""Shows a build and a check: tables for people, one JSON object for machines."""
+"""Show a build and a check: tables for people, one JSON object for programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +18,7 @@ _WIDTH_OF_A_FILE = 160
 
 
 def print_build(path: Path, report: BuildReport) -> None:
+    """Print what was built."""
     console = Console(highlight=False)
     console.print(f"[bold]{escape(str(path))}[/bold]")
     console.print(f"  size    {len(report.data):,} of {MAX_ZIP_BYTES:,} bytes")
@@ -29,16 +29,17 @@ def print_build(path: Path, report: BuildReport) -> None:
 
 
 def print_check(path: Path, report: CheckReport) -> None:
+    """Print the results of all rules, their findings, and the verdict."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH_OF_A_FILE
     table = Table(title=f"Checks of {escape(str(path))}", title_justify="left", box=None, pad_edge=False)
     table.add_column("rule", no_wrap=True)
-    table.add_column("asks")
+    table.add_column("requirement")
     table.add_column("verdict")
     for row in report.rows:
         style = _STYLES.get(row.verdict, "dim")
-        table.add_row(row.code, escape(row.asks), f"[{style}]{escape(row.verdict)}[/{style}]")
+        table.add_row(row.code, escape(row.requirement), f"[{style}]{escape(row.verdict)}[/{style}]")
     console.print(table)
     for row in report.rows:
         for finding in row.findings[:_SHOWN_FINDINGS]:
@@ -56,8 +57,8 @@ def print_check(path: Path, report: CheckReport) -> None:
     )
 
 
-def as_json(path: Path, report: CheckReport) -> dict[str, Any]:
-    """The check as one object: identity, verdict, and the rules with their findings."""
+def as_json(path: Path, report: CheckReport) -> dict[str, object]:
+    """Return the check as one JSON object: identity, verdict, and rules with their findings."""
     return {
         "path": str(path),
         "sha256": report.sha256,

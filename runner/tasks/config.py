@@ -1,19 +1,23 @@
-"""The models of ``task.toml``: every key of Harbor's format, old names mapped to the new ones.
+"""The models of `task.toml`, how its `${VAR}` values are filled in, and the errors of a task.
 
-The description of a field is the text that an error shows after "must be". The rules are those of
-Harbor 0.25 (``harbor.models.task.config``), but that a wrong value is never coerced into another kind of
-thing and that the network is off unless the task opts in (as the validator's own-runner does).
+The models have every key of Harbor's format, with old names mapped to the new ones. The
+description of a field is the text that an error shows after "must be". The rules are Harbor 0.25's
+(`harbor.models.task.config`) with two exceptions: a wrong value is never coerced to another type,
+and the network is off unless the task opts in, as in the validator's own-runner.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from runner.config import SECRET_VARIABLES
+from runner.narrowing import is_dict
 
 __all__ = [
     "AgentSection",
@@ -24,8 +28,12 @@ __all__ = [
     "NetworkMode",
     "SolutionSection",
     "TaskConfig",
+    "TaskError",
     "TaskSection",
+    "UnsupportedTask",
     "VerifierSection",
+    "one_line",
+    "resolve_env",
 ]
 
 NetworkMode = Literal["public", "no-network", "allowlist"]
@@ -33,40 +41,108 @@ NetworkMode = Literal["public", "no-network", "allowlist"]
 _PACKAGE_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]*/[a-zA-Z0-9][a-zA-Z0-9._-]*$")
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([GMK])\s*$", re.IGNORECASE | re.ASCII)
 _MIB_PER_UNIT = {"G": 1024.0, "M": 1.0, "K": 1 / 1024}
+# A template is a whole value, as in Harbor: "prefix-${VAR}" is a literal.
+_TEMPLATE = re.compile(r"\$\{([^}:]+)(?::-(.*))?\}")
+
+
+class TaskError(Exception):
+    """A task directory that cannot be run.
+
+    `str(error)` is one line: `<file>: <key>: <problem, and what is allowed>`.
+
+    Attributes:
+        path: The file or directory at fault.
+        problem: The message without the path.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = one_line(problem)
+        super().__init__(f"{one_line(str(path))}: {self.problem}")
+
+
+class UnsupportedTask(TaskError):
+    """A valid task that needs a feature this runner does not have.
+
+    Attributes:
+        feature: The name that a user would search for: "steps", "gpus", "compose".
+    """
+
+    def __init__(self, path: Path, feature: str, problem: str) -> None:
+        self.feature = feature
+        super().__init__(path, f"not supported: {problem}")
+
+
+def one_line(text: str) -> str:
+    """Escape control characters and lone surrogates, so that any terminal shows one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def resolve_env(
+    variables: Mapping[str, str], *, path: Path, table: str, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the variables of a task with `${VAR}` and `${VAR:-default}` filled in from the host.
+
+    A template never resolves to a secret (`SECRET_VARIABLES`). Its default is used instead.
+
+    Args:
+        variables: An `env` table of the task.
+        path: The task.toml, for the error.
+        table: The table's name, for the error: "environment.env".
+        environ: The host's variables. Default: those of this process.
+
+    Raises:
+        TaskError: A variable is not set on the host, or is a secret, and has no default.
+    """
+    environ = os.environ if environ is None else environ
+    resolved: dict[str, str] = {}
+    for name, value in variables.items():
+        match = _TEMPLATE.fullmatch(value)
+        if match is None:
+            resolved[name] = value
+            continue
+        source, default = match[1], match[2]
+        if source in environ and source not in SECRET_VARIABLES:
+            resolved[name] = environ[source]
+        elif default is not None:
+            resolved[name] = default
+        else:
+            secret = source in SECRET_VARIABLES
+            problem = "which no task may read:" if secret else "which is not set: set it, or"
+            raise TaskError(
+                path,
+                f"[{table}] {name} needs the host's variable {source}, {problem} "
+                f"give a default: ${{{source}:-default}}",
+            )
+    return resolved
 
 
 def _no_bool(value: object) -> object:
-    # bool is a number to pydantic: `timeout_sec = true` would be one second.
+    # Pydantic takes a bool for a number: `timeout_sec = true` would be one second.
     if isinstance(value, bool):
         raise ValueError("a boolean is not a number")
     return value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("not finite")
-    return value
-
-
 def _user(value: object) -> object:
     if isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        raise ValueError("no user")
+        raise ValueError("not a user")
     if isinstance(value, str) and (not value.strip() or "\0" in value):
-        raise ValueError("no user")
+        raise ValueError("not a user")
     return value
 
 
 def _variables(value: object) -> object:
-    if isinstance(value, Mapping):
+    if is_dict(value):
         for name in value:
             if not name or "=" in name or "\0" in name:
-                raise ValueError(f"{name!r} is no name of a variable")
+                raise ValueError(f"{name!r} is not a variable name")
     return value
 
 
 def _variable_value(value: object) -> object:
     if isinstance(value, str) and "\0" in value:
-        raise ValueError("holds a NUL")
+        raise ValueError("contains a NUL")
     return value
 
 
@@ -88,7 +164,7 @@ _NETWORK = '"public", "no-network" or "allowlist"'
 
 
 class _Section(BaseModel):
-    # Unknown keys are reported by runner.tasks.unknown, with a suggestion; Harbor drops them.
+    # runner.tasks.parse reports unknown keys with a suggestion. Harbor drops them.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -111,12 +187,12 @@ class Author(_Section):
 
 
 class TaskSection(_Section):
-    """``[task]``: the package's name and what people read about it."""
+    """`[task]`: the package's name and its description."""
 
     name: str = Field(description='"org/name" of letters, digits, ".", "_" and "-"')
-    version: str | None = Field(default=None, min_length=1, description="a string that is not empty")
+    version: str | None = Field(default=None, min_length=1, description="a non-empty string")
     description: str = Field(default="", description="a string")
-    authors: list[Author] = Field(default_factory=list, description="a list of tables {name, email}")
+    authors: list[Author] = Field(default_factory=list[Author], description="a list of tables {name, email}")
     keywords: list[str] = Field(default_factory=list, description="a list of strings")
 
     @field_validator("name")
@@ -132,14 +208,14 @@ class TaskSection(_Section):
 
 
 class AgentSection(_PhaseNetwork):
-    """``[agent]``. ``timeout_sec`` None means no limit; ``user`` None means the image's."""
+    """`[agent]`. `timeout_sec` None means no limit, and `user` None means the image's."""
 
     timeout_sec: Seconds | None = Field(default=None, description=_SECONDS)
     user: User = Field(default=None, description=_USER)
 
 
 class CollectHook(_Section):
-    """``[[verifier.collect]]``: a command run after the agent, before artifacts; a failure is logged."""
+    """`[[verifier.collect]]`: a command run after the agent and before artifacts are collected."""
 
     command: str = Field(description="a shell command")
     service: str = Field(default="main", min_length=1, description="the name of a service")
@@ -148,7 +224,7 @@ class CollectHook(_Section):
 
 
 class Healthcheck(_Section):
-    """``[environment.healthcheck]``: run before the agent's setup, as Docker's HEALTHCHECK."""
+    """`[environment.healthcheck]`: run before the agent's setup, like Docker's HEALTHCHECK."""
 
     command: str = Field(description="a shell command")
     interval_sec: SecondsOrZero = Field(default=5.0, description=_SECONDS_OR_ZERO)
@@ -175,7 +251,7 @@ class Tpu(_Section):
 
 
 class EnvironmentSection(_Section):
-    """``[environment]``: what the container is made of and what it may use. Omitted means no limit."""
+    """`[environment]`: the container's image and resources. An omitted resource has no limit."""
 
     build_timeout_sec: Seconds = Field(default=600.0, description=_SECONDS)
     docker_image: str | None = Field(default=None, min_length=1, description="the name of an image")
@@ -193,7 +269,7 @@ class EnvironmentSection(_Section):
     env: Variables = Field(default_factory=dict, description=_VARIABLES)
     workdir: str | None = Field(default=None, description="an absolute path in the container")
     healthcheck: Healthcheck | None = Field(default=None, description="a table with a command")
-    mcp_servers: list[McpServer] = Field(default_factory=list, description="a list of tables")
+    mcp_servers: list[McpServer] = Field(default_factory=list[McpServer], description="a list of tables")
     skills_dir: str | None = Field(default=None, description="a path in the container")
     network_mode: NetworkMode | None = Field(default=None, description=_NETWORK)
     allowed_hosts: list[str] | None = Field(default=None, description=_HOSTS)
@@ -213,9 +289,9 @@ class EnvironmentSection(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _old_sizes(cls, data: Any) -> Any:
-        """``memory = "2G"`` and ``storage = "10G"``; a new name that says another size is a contradiction."""
-        if not isinstance(data, Mapping):
+    def _old_sizes(cls, data: object) -> object:
+        """Read `memory = "2G"` and `storage = "10G"`. A new name with another size is refused."""
+        if not is_dict(data):
             return data
         known = dict(data)
         for old, new in (("memory", "memory_mb"), ("storage", "storage_mb")):
@@ -238,14 +314,14 @@ class EnvironmentSection(_Section):
 
     @property
     def network(self) -> Literal["none", "public"]:
-        """What the container gets. ``network_mode`` wins over ``allow_internet``, as in Harbor."""
+        """The container's network. `network_mode` wins over `allow_internet`, as in Harbor."""
         if self.network_mode is not None:
             return "public" if self.network_mode == "public" else "none"
         return "public" if self.allow_internet and self.allowed_hosts is None else "none"
 
 
 class VerifierSection(_PhaseNetwork):
-    """``[verifier]``."""
+    """`[verifier]`."""
 
     timeout_sec: Seconds = Field(default=600.0, description=_SECONDS)
     env: Variables = Field(default_factory=dict, description=_VARIABLES)
@@ -254,7 +330,9 @@ class VerifierSection(_PhaseNetwork):
         default=None, description='"shared" or "separate"'
     )
     environment: EnvironmentSection | None = Field(default=None, description="a table as [environment]")
-    collect: list[CollectHook] = Field(default_factory=list, description="a list of tables with a command")
+    collect: list[CollectHook] = Field(
+        default_factory=list[CollectHook], description="a list of tables with a command"
+    )
 
     @model_validator(mode="after")
     def _mode_and_environment(self) -> VerifierSection:
@@ -264,13 +342,13 @@ class VerifierSection(_PhaseNetwork):
 
 
 class SolutionSection(_Section):
-    """``[solution]``: only the reference solution's run sees these variables."""
+    """`[solution]`: variables for the run of the reference solution only."""
 
     env: Variables = Field(default_factory=dict, description=_VARIABLES)
 
 
 class Artifact(_Section):
-    """An entry of ``artifacts``: a path in the container that is kept after the agent."""
+    """An entry of `artifacts`: a path in the container to save after the agent's run."""
 
     source: str = Field(min_length=1, description='a path in the container without ".."')
     destination: str | None = Field(
@@ -281,14 +359,14 @@ class Artifact(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_path(cls, data: Any) -> Any:
+    def _bare_path(cls, data: object) -> object:
         return {"source": data} if isinstance(data, str) else data
 
     @field_validator("source")
     @classmethod
     def _stays_below(cls, value: str) -> str:
         if ".." in PurePosixPath(value).parts or "\0" in value:
-            raise ValueError("leaves its place")
+            raise ValueError("leads out of its folder")
         return value
 
     @field_validator("destination")
@@ -298,33 +376,33 @@ class Artifact(_Section):
             return None
         path = PurePosixPath(value)
         if "\\" in value or "\0" in value or path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError("leaves its place")
+            raise ValueError("leads out of its folder")
         if str(path) == "manifest.json":
             raise ValueError("reserved")
         return value
 
 
 class TaskConfig(_Section):
-    """A whole ``task.toml``."""
+    """A whole `task.toml`."""
 
     schema_version: str = Field(default="1.4", description="a string")
     source: str | None = Field(default=None, description="a string")
     task: TaskSection | None = Field(default=None, description="a table with a name")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="a table")
+    metadata: dict[str, object] = Field(default_factory=dict, description="a table")
     agent: AgentSection = Field(default_factory=AgentSection, description="a table")
     verifier: VerifierSection = Field(default_factory=VerifierSection, description="a table")
     environment: EnvironmentSection = Field(default_factory=EnvironmentSection, description="a table")
     solution: SolutionSection = Field(default_factory=SolutionSection, description="a table")
-    artifacts: list[Artifact] = Field(default_factory=list, description="a list of paths or tables")
-    steps: list[dict[str, Any]] | None = Field(default=None, description="a list of tables")
+    artifacts: list[Artifact] = Field(default_factory=list[Artifact], description="a list of paths or tables")
+    steps: list[dict[str, object]] | None = Field(default=None, description="a list of tables")
     multi_step_reward_strategy: Literal["mean", "final"] | None = Field(
         default=None, description='"mean" or "final"'
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _old_version(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and "version" in data:
+    def _old_version(cls, data: object) -> object:
+        if is_dict(data) and "version" in data:
             known = dict(data)
             known.setdefault("schema_version", known.pop("version"))
             return known

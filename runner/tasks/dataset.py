@@ -1,4 +1,4 @@
-"""A directory of tasks: which of them a job runs, and which cannot be run."""
+"""Load a directory of tasks, select the ones to run, and name those that cannot be run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from runner.tasks.errors import TaskError
-from runner.tasks.explain import parse_config
+from runner.tasks.config import TaskError
+from runner.tasks.parse import parse_config
 from runner.tasks.task import Task, load_task
 
 __all__ = ["Dataset", "load_dataset"]
@@ -19,13 +19,13 @@ _TASK_PARTS = ("task.toml", "instruction.md", "environment", "tests")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tasks in the order of their folders' names.
+    """The tasks of a directory, in the order of their folder names.
 
     Attributes:
-        name: the directory's name; "adhoc" for a single task (Harbor's word).
-        path: the directory.
-        tasks: what can be run.
-        broken: one error a task that cannot: a broken task is shown and counted, it never vanishes.
+        name: The directory's name, or "adhoc" for a single task, as in Harbor.
+        path: The directory.
+        tasks: The tasks that can be run.
+        broken: One error for each task that cannot be loaded. A job shows and counts these as well.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Dataset:
 
     @property
     def warnings(self) -> tuple[str, ...]:
+        """The warnings of all tasks, one line each."""
         return tuple(line for task in self.tasks for line in task.warnings)
 
 
@@ -45,25 +46,26 @@ def load_dataset(
     exclude: Sequence[str] = (),
     limit: int | None = None,
 ) -> Dataset:
-    """Loads the tasks below ``path`` (a directory of tasks, or one task).
+    """Load the tasks of a directory.
 
     Args:
-        include: globs over the folder's name, the short name and ``org/name``; empty means all.
-        exclude: globs likewise; they win over ``include``.
-        limit: at most this many tasks, broken ones included, taken in order.
+        path: A directory of tasks, or one task.
+        include: Globs for the folder's name, the short name or `org/name`. Empty means all tasks.
+        exclude: Globs likewise. They win over `include`.
+        limit: The most tasks to load, in order. Broken ones count.
 
     Raises:
-        TaskError: there is no such directory, no task in it, or an ``include`` matches none of them.
+        TaskError: There is no such directory, it has no task, or an `include` matches none.
     """
     root = Path(path).resolve()
     if not root.is_dir():
-        raise TaskError(Path(path), "is no directory: give a task, or a directory of tasks")
+        raise TaskError(Path(path), "is not a directory: give a task, or a directory of tasks")
     single = (root / "task.toml").is_file()
     folders = [root] if single else _task_folders(root)
     if not folders:
         inner = [d for d in sorted(root.iterdir()) if d.is_dir() and _task_folders(d)]
         hint = f"; did you mean {inner[0]}?" if inner else ""
-        raise TaskError(Path(path), f"holds no task (a directory with a task.toml){hint}")
+        raise TaskError(Path(path), f"contains no task (a directory with a task.toml){hint}")
     names = {folder: _names(folder) for folder in folders}
     for glob in include:
         if not any(_matches(n, [glob]) for n in names.values()):
@@ -71,18 +73,18 @@ def load_dataset(
             near = difflib.get_close_matches(glob, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TaskError(Path(path), f"no task matches {glob!r} among {len(folders)}{hint}")
-    chosen = [
+    selected = [
         folder
         for folder in folders
         if (not include or _matches(names[folder], include)) and not _matches(names[folder], exclude)
     ]
     tasks: list[Task] = []
     broken: list[TaskError] = []
-    taken: dict[str, Path] = {}
-    for folder in chosen[:limit]:
+    paths: dict[str, Path] = {}
+    for folder in selected[:limit]:
         try:
             task = load_task(folder)
-            if (other := taken.setdefault(task.name, task.path)) != task.path:
+            if (other := paths.setdefault(task.name, task.path)) != task.path:
                 raise TaskError(folder, f"has the same name, {task.name}, as {other.name}: rename one")
         except TaskError as error:
             broken.append(error)
@@ -92,15 +94,18 @@ def load_dataset(
 
 
 def _task_folders(root: Path) -> list[Path]:
-    """Folders that are tasks, or were meant to be (two of a task's parts, but no task.toml)."""
-    found: list[Path] = []
+    """Return the folders with a task.toml, and those with two other parts of a task.
+
+    The latter are most likely tasks without a task.toml, so they are loaded and reported as broken.
+    """
+    folders: list[Path] = []
     for folder in sorted(root.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         parts = [part for part in _TASK_PARTS if (folder / part).exists()]
         if "task.toml" in parts or len(parts) >= 2:
-            found.append(folder)
-    return found
+            folders.append(folder)
+    return folders
 
 
 def _names(folder: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The manifest of a dataset: which content each task must have (the own-runner's form)."""
+"""The manifest of a dataset: the digest that each task must have (docs/contract.md, Digest)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runner.tasks.errors import TaskError
+from runner.tasks.config import TaskError
 from runner.tasks.task import Task
 
 __all__ = ["Manifest", "ManifestEntry"]
 
 
 class ManifestEntry(BaseModel):
+    """One task of a manifest."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     content_digest_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Manifest(BaseModel):
-    """``{"dataset": …, "tasks": {name: {"content_digest_sha256": hex}}}``."""
+    """A manifest file: `{"dataset": …, "tasks": {name: {"content_digest_sha256": hex}}}`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,12 +33,17 @@ class Manifest(BaseModel):
 
     @classmethod
     def of(cls, dataset: str, tasks: Iterable[Task]) -> Manifest:
+        """Return the manifest of tasks as they are now, sorted by name."""
         entries = {t.name: ManifestEntry(content_digest_sha256=t.digest) for t in tasks}
         return cls(dataset=dataset, tasks=dict(sorted(entries.items())))
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Raises TaskError: not there, or no manifest."""
+        """Read a manifest.
+
+        Raises:
+            TaskError: The file cannot be read, or is not a manifest.
+        """
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -44,19 +51,20 @@ class Manifest(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise TaskError(path, f"is no manifest: {where or 'the file'}: {first['msg']}") from None
+            raise TaskError(path, f"is not a manifest: {where or 'the file'}: {first['msg']}") from None
 
     def write(self, path: Path) -> None:
-        """Writes atomically, with sorted names."""
+        """Write the manifest atomically."""
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
 
     def verify(self, tasks: Iterable[Task], *, complete: bool = False) -> tuple[str, ...]:
-        """What differs, one line a task; empty if nothing does.
+        """Return one line for each task that differs from the manifest.
 
         Args:
-            complete: a task of the manifest that is not among ``tasks`` counts as a difference.
+            tasks: The tasks as they are now.
+            complete: Whether a task of the manifest that is not among `tasks` is a difference.
         """
         problems: list[str] = []
         seen: set[str] = set()
@@ -68,8 +76,12 @@ class Manifest(BaseModel):
             elif entry.content_digest_sha256 != task.digest:
                 problems.append(
                     f"{task.name}: changed: the manifest has {entry.content_digest_sha256}, "
-                    f"the directory {task.digest}"
+                    f"the directory has {task.digest}"
                 )
         if complete:
-            problems += [f"{name}: in the manifest, but not here" for name in self.tasks if name not in seen]
+            problems += [
+                f"{name}: in the manifest, but not in the directory"
+                for name in self.tasks
+                if name not in seen
+            ]
         return tuple(problems)

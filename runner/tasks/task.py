@@ -1,4 +1,4 @@
-"""A task directory, read whole and checked before anything is started."""
+"""A task directory, loaded and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.tasks.config import TaskConfig
+from runner.tasks.config import TaskConfig, TaskError, UnsupportedTask
 from runner.tasks.digest import content_digest, refuse_escapes
-from runner.tasks.errors import TaskError, UnsupportedTask
-from runner.tasks.explain import parse_config
+from runner.tasks.parse import parse_config, read_text
 
-__all__ = ["Task", "load_task", "strip_canary"]
+__all__ = ["Task", "load_task"]
 
 _CANARY = re.compile(r"^(<!--.*canary.*-->|#.*canary.*)$", re.IGNORECASE)
 _COMPOSE_FILES = ("docker-compose.yaml", "docker-compose.yml", "compose.yaml", "compose.yml")
@@ -19,15 +18,15 @@ _COMPOSE_FILES = ("docker-compose.yaml", "docker-compose.yml", "compose.yaml", "
 
 @dataclass(frozen=True)
 class Task:
-    """One task, as it lies on the disk.
+    """A task on disk.
 
     Attributes:
-        name: the short name: the last part of ``[task] name``, else the folder's name.
-        path: the task's folder, absolute.
-        config: ``task.toml``.
-        instruction: ``instruction.md`` without leading canary comments.
-        digest: ``content_digest`` of the folder.
-        warnings: what is odd but harmless, one line each.
+        name: The last part of `[task] name`, or else the folder's name.
+        path: The task's folder, absolute.
+        config: `task.toml`.
+        instruction: `instruction.md` without leading canary comments.
+        digest: `content_digest` of the folder.
+        warnings: Oddities that do no harm, one line each.
     """
 
     name: str
@@ -39,7 +38,7 @@ class Task:
 
     @property
     def full_name(self) -> str:
-        """``org/name`` where task.toml says so, else the short name."""
+        """`[task] name` (`org/name`), or else the short name."""
         return self.config.task.name if self.config.task is not None else self.name
 
     @property
@@ -60,31 +59,32 @@ class Task:
 
 
 def load_task(path: Path | str) -> Task:
-    """Reads and checks the task at ``path``.
+    """Load and check the task in the folder `path`.
 
     Raises:
-        UnsupportedTask: the task needs something this runner does not do; the error names it.
-        TaskError: anything else that keeps it from running, in one line.
+        UnsupportedTask: The task needs a feature that this runner does not have.
+        TaskError: The task is invalid in another way.
     """
     folder = Path(path).resolve()
     if not folder.is_dir():
-        raise TaskError(Path(path), "is no directory: a task is a directory with a task.toml")
+        raise TaskError(Path(path), "is not a directory: a task is a directory with a task.toml")
     config, warnings = parse_config(folder / "task.toml")
     _refuse_unsupported(folder, config)
-    _check_files(folder)
+    if not (folder / "tests" / "test.sh").is_file():
+        raise TaskError(folder / "tests" / "test.sh", "missing: the verifier runs this script")
     refuse_escapes(folder)
     if (folder / ".harborignore").exists():
         warnings = (
             *warnings,
-            f"{folder / '.harborignore'}: not applied: all of tests/ and solution/ is used",
+            f"{folder / '.harborignore'}: not applied; all of tests/ and solution/ is used",
         )
     dockerfile = folder / "environment" / "Dockerfile"
     if config.environment.docker_image is None and not dockerfile.is_file():
-        # The evaluation service's last place to look for an image (contracts.md 8).
+        # The default registry is the last place for an image (docs/contract.md, Image order).
         warnings = (
             *warnings,
-            f"{dockerfile}: missing, and [environment] docker_image names no image: it can be run only with "
-            "DEFAULT_IMAGE_REGISTRY",
+            f"{dockerfile}: missing, and [environment] docker_image is not set: "
+            "the task runs only with DEFAULT_IMAGE_REGISTRY",
         )
     return Task(
         name=config.task.short_name if config.task is not None else folder.name,
@@ -96,10 +96,10 @@ def load_task(path: Path | str) -> Task:
     )
 
 
-def strip_canary(text: str) -> str:
-    """``text`` without the canary comment lines it begins with, and the blank lines that follow them.
+def _strip_canary(text: str) -> str:
+    """Return a text without its leading canary comments and the blank lines after them.
 
-    The rule is Harbor's: a line ``<!-- …canary… -->`` or ``# …canary…``, in any case.
+    As in Harbor, a canary is a line `<!-- …canary… -->` or `# …canary…`, in any case.
     """
     lines = text.split("\n")
     first = 0
@@ -111,38 +111,26 @@ def strip_canary(text: str) -> str:
 
 
 def _read_instruction(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise TaskError(path, "missing: the agent is told its task here") from None
-    except OSError as error:
-        raise TaskError(path, f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise TaskError(path, f"is not UTF-8 text (byte {error.start})") from None
-    instruction = strip_canary(text.replace("\r\n", "\n"))
+    text = read_text(path, purpose="it holds the instruction for the agent")
+    instruction = _strip_canary(text.replace("\r\n", "\n"))
     if not instruction.strip():
-        raise TaskError(path, "is empty: the agent is told its task here")
+        raise TaskError(path, "is empty: it must hold the instruction for the agent")
     return instruction
-
-
-def _check_files(folder: Path) -> None:
-    if not (folder / "tests" / "test.sh").is_file():
-        raise TaskError(folder / "tests" / "test.sh", "missing: the verifier runs it")
 
 
 def _refuse_unsupported(folder: Path, config: TaskConfig) -> None:
     toml = folder / "task.toml"
     environment, verifier = config.environment, config.verifier
     if config.steps or (folder / "steps").is_dir():
-        raise UnsupportedTask(toml, "steps", "[[steps]]: a task with several steps")
+        raise UnsupportedTask(toml, "steps", "[[steps]]: tasks with several steps")
     if environment.os == "windows":
-        raise UnsupportedTask(toml, "windows", '[environment] os = "windows": only Linux containers run here')
-    if environment.gpus:
         raise UnsupportedTask(
-            toml, "gpus", f"[environment] gpus = {environment.gpus}: no GPU is passed to tasks"
+            toml, "windows", '[environment] os = "windows": only Linux containers can be run'
         )
+    if environment.gpus:
+        raise UnsupportedTask(toml, "gpus", f"[environment] gpus = {environment.gpus}: tasks get no GPU")
     if environment.tpu is not None:
-        raise UnsupportedTask(toml, "tpu", "[environment] tpu: no TPU is passed to tasks")
+        raise UnsupportedTask(toml, "tpu", "[environment] tpu: tasks get no TPU")
     if environment.mcp_servers:
         raise UnsupportedTask(
             toml, "mcp_servers", "[[environment.mcp_servers]]: the agent has no network to reach them"
@@ -151,16 +139,16 @@ def _refuse_unsupported(folder: Path, config: TaskConfig) -> None:
         raise UnsupportedTask(
             toml,
             "separate verifier",
-            "[verifier.environment]: the verifier runs in the agent's own container",
+            "[verifier.environment]: the verifier runs in the agent's container",
         )
     if any(hook.service != "main" for hook in verifier.collect) or any(
         artifact.service not in (None, "main") for artifact in config.artifacts
     ):
-        raise UnsupportedTask(toml, "compose", "service: there is no service but main without compose")
+        raise UnsupportedTask(toml, "compose", "service: the only service is main")
     for name in _COMPOSE_FILES:
         if (folder / "environment" / name).exists():
             raise UnsupportedTask(
-                folder / "environment" / name, "compose", "an environment of several services"
+                folder / "environment" / name, "compose", "environments of several services"
             )
     _refuse_networks(toml, config)
 
@@ -170,12 +158,12 @@ def _refuse_networks(toml: Path, config: TaskConfig) -> None:
         raise UnsupportedTask(
             toml, "allowlist", '[environment] network_mode = "allowlist": only "public" or "no-network"'
         )
-    ours = "public" if config.environment.network == "public" else "no-network"
+    network = "public" if config.environment.network == "public" else "no-network"
     for table, section in (("agent", config.agent), ("verifier", config.verifier)):
-        if section.network_mode not in (None, ours):
+        if section.network_mode not in (None, network):
             raise UnsupportedTask(
                 toml,
                 "network phases",
-                f'[{table}] network_mode = "{section.network_mode}" where the environment has "{ours}": '
+                f'[{table}] network_mode = "{section.network_mode}", but the environment has "{network}": '
                 "the network is the same for the whole trial",
             )

@@ -1,4 +1,4 @@
-"""One trial, from the start of its environment to its result."""
+"""Run one trial, from the start of its environment to its result."""
 
 from runner.trials.environment import environment_spec
 from runner.trials.trial import Trial

@@ -1,4 +1,4 @@
-"""What is brought out of the container after the agent: its own logs, and the task's artifacts."""
+"""Copy the agent's logs and the task's artifacts out of the container."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Kind = Literal["file", "directory"]
 
 
 class ManifestEntry(BaseModel):
-    """One line of `artifacts/manifest.json` (Harbor's `ArtifactManifestEntry`)."""
+    """An entry of `artifacts/manifest.json`, as Harbor's `ArtifactManifestEntry`."""
 
     source: str
     destination: str
@@ -36,8 +36,8 @@ class ManifestEntry(BaseModel):
     exclude: list[str] = []
 
 
-async def kind_of(environment: Environment, path: str) -> Kind | None:
-    """What `path` is in the container; None: not there."""
+async def path_kind(environment: Environment, path: str) -> Kind | None:
+    """Return whether a path in the container is a file or a directory, or None if it is missing."""
     quoted = shlex.quote(path)
     result = await environment.exec(
         f"if [ -d {quoted} ]; then echo directory; elif [ -e {quoted} ]; then echo file; fi",
@@ -45,16 +45,17 @@ async def kind_of(environment: Environment, path: str) -> Kind | None:
         timeout_sec=PROBE_TIMEOUT_SEC,
         user="root",
     )
-    found = (result.stdout or "").strip()
-    return found if found in ("file", "directory") else None
+    kind = (result.stdout or "").strip()
+    return kind if kind in ("file", "directory") else None
 
 
 async def merge_agent_logs(environment: Environment, logs_dir: Path) -> list[str]:
-    """Bring the container's /logs/agent into `logs_dir`; a file that the host has already stays the host's.
+    """Copy the container's /logs/agent into `logs_dir`, without replacing files that are there.
 
-    Returns the relative paths that were left out for that reason.
+    Returns:
+        The relative paths that were left out.
     """
-    if await kind_of(environment, AGENT_LOGS) != "directory":
+    if await path_kind(environment, AGENT_LOGS) != "directory":
         return []
     with tempfile.TemporaryDirectory(dir=logs_dir.parent, prefix=".logs-") as temporary:
         await environment.download_dir(AGENT_LOGS, temporary)
@@ -62,22 +63,22 @@ async def merge_agent_logs(environment: Environment, logs_dir: Path) -> list[str
 
 
 async def collect_artifacts(
-    environment: Environment, wanted: Sequence[Artifact], folder: Path, log: Callable[[str], None]
+    environment: Environment, artifacts: Sequence[Artifact], folder: Path, log: Callable[[str], None]
 ) -> None:
-    """Download /logs/artifacts and what the task names into `folder`, and write manifest.json.
+    """Copy /logs/artifacts and the task's artifacts into `folder`, and write manifest.json.
 
-    A thing that is missing or cannot be fetched is an entry of the manifest, never an error.
+    The manifest names those that are missing or cannot be copied. They are no error.
     """
     entries: list[ManifestEntry] = []
-    for artifact in (Artifact(source=ARTIFACTS), *wanted):
+    for artifact in (Artifact(source=ARTIFACTS), *artifacts):
         relative = artifact.destination or str(PurePosixPath(artifact.source)).lstrip("/")
         target = folder / relative
         kind: Kind = "directory"
         try:
-            found = await kind_of(environment, artifact.source)
-            if found is None:
+            source_kind = await path_kind(environment, artifact.source)
+            if source_kind is None:
                 status = "empty" if artifact.source == ARTIFACTS else "failed"
-            elif found == "file":
+            elif source_kind == "file":
                 kind, status = "file", "ok"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 await environment.download_file(artifact.source, target)

@@ -1,9 +1,8 @@
-"""A task's environment: its specification, and the task's own check that it is up."""
+"""The specification of a task's environment, and the task's healthcheck."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 
@@ -11,55 +10,54 @@ from runner.environments import Environment, EnvironmentSpec
 from runner.tasks import Task, content_digest, resolve_env
 from runner.tasks.config import Healthcheck
 
-# Variables of the host that ${VAR} templates of a task may never name.
-SECRET_VARIABLES = ("DEEPSEEK_API_KEY",)
-
 
 class HealthcheckError(RuntimeError):
-    """The environment never became healthy. The message holds the last output."""
-
-
-def host_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the host's variables that templates of a task may use."""
-    source = os.environ if environ is None else environ
-    return {name: value for name, value in source.items() if name not in SECRET_VARIABLES}
+    """The environment did not become healthy. The message has the last output."""
 
 
 def environment_spec(
     task: Task,
     trial_name: str | None = None,
     *,
-    build_factor: float = 1.0,
+    build_multiplier: float = 1.0,
     labels: Mapping[str, str] | None = None,
 ) -> EnvironmentSpec:
-    """Return the environment of one trial, or of the task where no trial is named.
+    """Return the specification of a task's environment.
 
-    Raises TaskError where a template of `[environment] env` has no value.
+    Args:
+        task: The task.
+        trial_name: The trial that it is for. Default: the environment is not for a trial.
+        build_multiplier: Multiplier of the task's build timeout.
+        labels: Further labels for what the environment creates.
+
+    Raises:
+        TaskError: A template in `[environment] env` has no value.
     """
-    wanted = task.config.environment
+    section = task.config.environment
     context = task.environment_dir if task.environment_dir.is_dir() else None
     return EnvironmentSpec(
         task_name=task.name,
         session_id=trial_name or task.name,
-        docker_image=wanted.docker_image,
+        docker_image=section.docker_image,
         context_dir=context,
         digest=content_digest(context) if context else "",
-        cpus=wanted.cpus,
-        memory_mb=wanted.memory_mb,
-        storage_mb=wanted.storage_mb,
-        env=resolve_env(wanted.env, path=task.config_path, table="environment.env", host=host_variables()),
-        workdir=wanted.workdir,
-        network=wanted.network,
-        build_timeout_sec=wanted.build_timeout_sec * build_factor,
+        cpus=section.cpus,
+        memory_mb=section.memory_mb,
+        storage_mb=section.storage_mb,
+        env=resolve_env(section.env, path=task.config_path, table="environment.env"),
+        workdir=section.workdir,
+        network=section.network,
+        build_timeout_sec=section.build_timeout_sec * build_multiplier,
         default_user=task.config.agent.user,
         labels=labels or {},
     )
 
 
 async def wait_healthy(environment: Environment, check: Healthcheck) -> None:
-    """Run the task's healthcheck until it succeeds once. Failures within the start period do not count.
+    """Run the task's healthcheck until it succeeds. Failures in the start period do not count.
 
-    Raises HealthcheckError after `retries` failures in a row.
+    Raises:
+        HealthcheckError: The check failed `retries` times.
     """
     started = time.monotonic()
     failures = 0

@@ -1,19 +1,17 @@
-"""What follows from the end of an agent's run, under the validator's rules or Harbor's.
+"""Classify the end of an agent's run by the validator's rules or Harbor's.
 
-The table is in docs/contract.md, The entrypoint.
+The rules are in docs/contract.md, How a run ends.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from runner.agents import AgentOutcome
+from runner.config import Rules
 from runner.results import Reason
 
-Rules = Literal["validator", "harbor"]
-
-# The one exception (and Harbor's subclasses of it) after which Harbor still verifies.
+# The one exception after which Harbor still verifies.
 VERIFIED_EXCEPTIONS = frozenset({"NonZeroAgentExitCodeError"})
 
 
@@ -21,8 +19,12 @@ VERIFIED_EXCEPTIONS = frozenset({"NonZeroAgentExitCodeError"})
 class OutcomePolicy:
     """Whether the end of a run is verified, and how it counts.
 
-    `reason` says why it counts 0 where it is not verified. `exception_type` is Harbor's name for the
-    end, None where nothing went wrong. `error` is one line for people.
+    Attributes:
+        verify: Whether the verifier runs.
+        timed_out: Whether the agent reached its time limit.
+        reason: Why the trial counts 0 if it is not verified.
+        exception_type: Harbor's name for the error. None if there was none.
+        error: The error in one line.
     """
 
     verify: bool
@@ -33,21 +35,27 @@ class OutcomePolicy:
 
 
 def classify_outcome(rules: Rules, outcome: AgentOutcome, *, timeout_sec: float | None) -> OutcomePolicy:
-    """Return the policy for an outcome. `timeout_sec` is the agent's time limit, for the error message."""
+    """Return the policy for an outcome.
+
+    Args:
+        rules: Whose rules apply.
+        outcome: How the run ended.
+        timeout_sec: The agent's time limit, for the error message.
+    """
     match outcome.kind:
         case "completed":
             return OutcomePolicy(verify=True, timed_out=outcome.deadline_reached)
         case "cancelled_in_time":
-            # Both verify: the run gave an answer when it was cancelled at the clock.
+            # Validator and Harbor both verify a run that returned when it was cancelled.
             return OutcomePolicy(verify=True, timed_out=True)
         case "timeout":
-            words = "no limit" if timeout_sec is None else f"{timeout_sec:g} s"
+            limit = "no limit" if timeout_sec is None else f"{timeout_sec:g} s"
             return OutcomePolicy(
                 verify=rules == "harbor",
                 timed_out=True,
                 reason=Reason.AGENT_TIMEOUT,
                 exception_type="AgentTimeoutError",
-                error=f"the agent was still running at its time limit ({words}) and was stopped",
+                error=f"the agent was still running at its time limit ({limit}) and was stopped",
             )
         case "construction_failed":
             return OutcomePolicy(
@@ -63,13 +71,12 @@ def classify_outcome(rules: Rules, outcome: AgentOutcome, *, timeout_sec: float 
                 verify=False,
                 reason=Reason.TRIAL_FAILED,
                 exception_type="AgentInvalidReturnError",
-                error="Agent.run returned something that is no clean text; at the validator this ends the "
-                f"whole job: {_cause(outcome)}",
+                error="Agent.run must return valid text or None (at the validator this ends the whole "
+                f"job): {_cause(outcome)}",
             )
         case "raised":
-            kept = rules == "harbor" and outcome.exception_type in VERIFIED_EXCEPTIONS
             return OutcomePolicy(
-                verify=kept,
+                verify=rules == "harbor" and outcome.exception_type in VERIFIED_EXCEPTIONS,
                 reason=Reason.TRIAL_FAILED,
                 exception_type=outcome.exception_type or "Exception",
                 error=f"the agent raised {_cause(outcome)}",
@@ -85,4 +92,4 @@ def classify_outcome(rules: Rules, outcome: AgentOutcome, *, timeout_sec: float 
 
 def _cause(outcome: AgentOutcome) -> str:
     parts = [part for part in (outcome.exception_type, outcome.exception_message) if part]
-    return ": ".join(parts) or "nothing is known of why"
+    return ": ".join(parts) or "the cause is unknown"

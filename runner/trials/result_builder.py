@@ -1,4 +1,4 @@
-"""Collects the facts of a trial while it runs, and builds its two result files."""
+"""Collect what happens in a trial, and build its result files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ from runner.trials.verifier import Verdict
 
 
 class TrialResultBuilder:
-    """Collects the facts of one try. Call `record` and `result` once all are in."""
+    """Collects what happens in one try of a trial.
+
+    Attributes:
+        image: The image that the environment runs.
+        metered: The model calls that the relay has metered.
+        cancelled: Whether the job was interrupted.
+    """
 
     def __init__(self, plan: TrialPlan, context: JobContext) -> None:
         self._plan = plan
@@ -45,20 +51,20 @@ class TrialResultBuilder:
         self.cancelled = False
 
     def begin(self, phase: str) -> Timing:
-        """Start the clock of a phase; the caller sets its end."""
+        """Record the start of a phase. The caller sets its end."""
         timing = self._phases[phase] = Timing(started_at=utc_now())
         return timing
 
-    def mark(self, word: str, note: str) -> None:
-        """Add a mark and the line that explains it."""
-        self._marks.append(word)
+    def mark(self, mark: str, note: str) -> None:
+        """Add a mark, and a line that explains it."""
+        self._marks.append(mark)
         self._notes.append(note)
 
     def add_outcome(self, outcome: AgentOutcome, policy: OutcomePolicy) -> None:
-        """How the agent's run ended, and what the rules make of it."""
-        for phase, times in (("agent_setup", outcome.setup), ("agent_execution", outcome.execution)):
-            if times is not None and times.started_at is not None:
-                self._phases[phase] = Timing(started_at=times.started_at, finished_at=times.finished_at)
+        """Record how the agent's run ended, and what follows from it."""
+        for phase, timing in (("agent_setup", outcome.setup), ("agent_execution", outcome.execution)):
+            if timing is not None:
+                self._phases[phase] = timing
         self._agent = self._agent.model_copy(
             update={
                 "name": outcome.agent_name or self._agent.name,
@@ -67,7 +73,7 @@ class TrialResultBuilder:
                 "message": self._context.redact(outcome.message) if outcome.message else None,
             }
         )
-        self._claimed = _claims(outcome)
+        self._claimed = outcome.context
         self._timed_out = policy.timed_out
         if policy.exception_type is not None:
             error = self._context.redact(policy.error or "")
@@ -78,7 +84,7 @@ class TrialResultBuilder:
             self._reason = policy.reason
 
     def add_verdict(self, verdict: Verdict) -> None:
-        """What verification gave."""
+        """Record the result of verification."""
         self._verdict = verdict
         self._marks.extend(verdict.marks)
         self._notes.extend(verdict.notes)
@@ -87,15 +93,15 @@ class TrialResultBuilder:
             self._error = verdict.error
             self._exception = _exception(verdict.error_type, verdict.error or "", "")
 
-    def fail(self, reason: Reason, kind: str, message: str, trace: str) -> None:
-        """The trial itself failed; what the agent did before stays on the record, but does not count."""
+    def fail(self, reason: Reason, error_type: str, message: str, trace: str) -> None:
+        """Record that the trial itself failed. A verdict that it had no longer counts."""
         self._verdict = None
         self._reason = reason
         self._error = message
-        self._exception = _exception(kind, message, trace)
+        self._exception = _exception(error_type, message, trace)
 
     def config(self) -> harbor.TrialConfig:
-        """`config.json`."""
+        """Return the content of `config.json`."""
         config = self._context.config
         return harbor.TrialConfig(
             task=harbor.TaskRef(path=str(self._plan.task.path), source=self._source()),
@@ -112,7 +118,7 @@ class TrialResultBuilder:
         )
 
     def lock(self) -> harbor.TrialLock:
-        """`lock.json`: what exactly this trial ran."""
+        """Return the content of `lock.json`, which says what exactly this trial ran."""
         config, digest = self.config(), self._plan.task.digest
         return harbor.TrialLock(
             task=harbor.TaskLock(
@@ -132,7 +138,7 @@ class TrialResultBuilder:
         )
 
     def record(self, *, retries: int) -> TrialRecord:
-        """`capstan.json`."""
+        """Return the content of `capstan.json`."""
         rewards = self._verdict.rewards if self._verdict else None
         status = "completed" if rewards is not None else "cancelled" if self.cancelled else "errored"
         reason = self._reason
@@ -170,7 +176,7 @@ class TrialResultBuilder:
         )
 
     def result(self, identity: UUID) -> TrialResult:
-        """`result.json`, as Harbor's TrialResult."""
+        """Return the content of `result.json`."""
         rewards = self._verdict.rewards if self._verdict else None
         model = self._context.model.source.name
         return TrialResult(
@@ -187,7 +193,7 @@ class TrialResultBuilder:
                 version=self._agent.version,
                 model_info=harbor.ModelInfo(name=model, provider="deepseek") if model else None,
             ),
-            agent_result=self._figures(),
+            agent_result=self._agent_context(),
             verifier_result=VerifierResult(rewards=dict(rewards.values)) if rewards else None,
             verifier_environment_mode="shared" if self._verdict else None,
             exception_info=self._exception,
@@ -196,39 +202,26 @@ class TrialResultBuilder:
             **{phase: self._phases.get(phase) for phase in harbor.PHASES},
         )
 
-    def _figures(self) -> AgentContext | None:
-        """What the agent claims; what it leaves out is filled in from the relay's metering."""
+    def _agent_context(self) -> AgentContext | None:
+        """Return the agent's own numbers, with the relay's in place of those it does not give."""
         claimed, metered = self._claimed, self.metered
         if metered is None or metered.calls == 0:
             return claimed
         base = claimed or AgentContext()
-        filled = {
+        measured = {
             "n_input_tokens": metered.prompt_tokens,
             "n_cache_tokens": metered.cache_hit_tokens,
             "n_output_tokens": metered.completion_tokens,
             "cost_usd": metered.cost_usd,
         }
-        missing = {name: value for name, value in filled.items() if getattr(base, name) is None}
+        missing = {name: value for name, value in measured.items() if getattr(base, name) is None}
         return base.model_copy(update=missing)
 
     def _source(self) -> str | None:
         return None if self._plan.task.dataset == "adhoc" else self._plan.task.dataset
 
 
-def _claims(outcome: AgentOutcome) -> AgentContext | None:
-    context = outcome.context
-    if context is None:
-        return None
-    return AgentContext(
-        n_input_tokens=context.n_input_tokens,
-        n_cache_tokens=context.n_cache_tokens,
-        n_output_tokens=context.n_output_tokens,
-        cost_usd=context.cost_usd,
-        metadata=dict(context.metadata) if context.metadata else None,
-    )
-
-
-def _exception(kind: str, message: str, trace: str) -> ExceptionInfo:
+def _exception(error_type: str, message: str, trace: str) -> ExceptionInfo:
     return ExceptionInfo(
-        exception_type=kind, exception_message=message, exception_traceback=trace, occurred_at=utc_now()
+        exception_type=error_type, exception_message=message, exception_traceback=trace, occurred_at=utc_now()
     )

@@ -1,4 +1,4 @@
-"""One trial: environment, agent, verifier, result. It ends with a record whatever happens."""
+"""Run one trial: environment, agent, verifier, result. Any error ends up in its record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.jobs.model import ModelAccess
 from runner.results import Reason, TrialRecord, utc_now, write_atomically, write_model
 from runner.tasks import Task, resolve_env
 from runner.trials.artifacts import collect_artifacts, merge_agent_logs
-from runner.trials.environment import environment_spec, host_variables, wait_healthy
+from runner.trials.environment import environment_spec, wait_healthy
 from runner.trials.outcome import classify_outcome
 from runner.trials.result_builder import TrialResultBuilder
 from runner.trials.verifier import Verifier
@@ -34,30 +34,32 @@ PHASE_COLLECT = "collecting"
 PHASE_VERIFIER = "verifier"
 PHASE_STOP = "stopping"
 
-# Seconds that a trial may take beyond the sum of its own limits before it is ended as wedged.
-CAP_SLACK_SEC = 600.0
-# The agent's part of that cap where the task sets no limit.
+# Seconds that a trial may take beyond the sum of its own limits before it is ended as hung.
+HUNG_SLACK_SEC = 600.0
+# The agent's part of that sum if the task sets no limit.
 UNLIMITED_AGENT_SEC = 6 * 3600.0
 STOP_SEC = 30.0
-BOOKING_SEC = 5.0
-CANCELLED_BOOKING_SEC = 1.0
-# What is spent on evidence and on stopping when the job is interrupted: together well below 10 s.
+METERING_SEC = 5.0
+CANCELLED_METERING_SEC = 1.0
+# When the job is interrupted, logs and stopping together take well below 10 seconds.
 CANCELLED_COLLECT_SEC = 2.0
 CANCELLED_STOP_SEC = 5.0
 COLLECT_SEC = 300.0
 _MAX_LOG_LINE = 4_000  # characters
 
 
-class TrialWedged(RuntimeError):
-    """The trial outlived the sum of its limits."""
-
-
 class ContainerDied(RuntimeError):
-    """The container ended for a reason of the task's or the agent's making (memory)."""
+    """The container ran out of memory, which is the task's or the agent's doing."""
 
 
 class Trial:
-    """Runs one try of a planned trial. Its folder must not exist yet."""
+    """One try of a planned trial.
+
+    Args:
+        context: What the trials of the job share.
+        plan: The planned trial. Its folder must not exist yet.
+        progress: Updated as the trial runs.
+    """
 
     def __init__(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> None:
         self._context = context
@@ -75,14 +77,14 @@ class Trial:
 
         Raises:
             CancelledError: After the record has been written.
-            OSError: The disk takes no files.
+            OSError: The trial's files cannot be written.
         """
-        self._files.make()
+        self._files.create()
         write_model(self._files.config, self._results.config())
         write_model(self._files.lock, self._results.lock())
         cancelled = False
         try:
-            await self._contained()
+            await self._run_contained()
         except asyncio.CancelledError:
             cancelled = True
             self._fail(Reason.CANCELLED, "CancelledError", "the job was interrupted")
@@ -96,27 +98,27 @@ class Trial:
             raise asyncio.CancelledError
         return TrialEnd(record, self._infrastructure)
 
-    async def _contained(self) -> None:
-        """All phases; every error but cancellation becomes part of the record."""
+    async def _run_contained(self) -> None:
+        """Run all phases. Every error but cancellation goes into the record."""
         task = self._plan.task.task
         if task is None:
             self._fail(Reason.TRIAL_FAILED, "TaskError", self._plan.task.problem or "the task cannot be run")
             return
-        cap = self._cap_sec(task)
+        limit_sec = self._limit_sec(task)
         try:
-            async with asyncio.timeout(cap) as clock:
+            async with asyncio.timeout(limit_sec) as timeout:
                 try:
-                    await self._phases(task)
+                    await self._run_phases(task)
                 except TimeoutError as error:
-                    # A time limit of something smaller; the cap's own arrives outside of this block.
-                    if not clock.expired():
-                        raise RuntimeError(f"something took too long: {error}") from error
+                    # A phase timed out, which is an error like any other. The trial itself did not.
+                    if not timeout.expired():
+                        raise RuntimeError(f"a phase timed out: {error}") from error
                     raise
         except TimeoutError:
             self._fail(
                 Reason.TRIAL_FAILED,
-                TrialWedged.__name__,
-                f"the trial hung: it was ended after {cap:g} s in phase {self._progress.phase}",
+                "TrialWedged",
+                f"the trial hung: it was ended after {limit_sec:g} s in phase {self._progress.phase}",
             )
         except EnvironmentStartTimeout as error:
             self._infrastructure = True
@@ -127,18 +129,18 @@ class Trial:
         except Exception as error:
             self._fail(Reason.TRIAL_FAILED, type(error).__name__, str(error) or repr(error), error)
 
-    async def _phases(self, task: Task) -> None:
-        environment = await self._start(task)
+    async def _run_phases(self, task: Task) -> None:
+        environment = await self._start_environment(task)
         agent_timeout = task.config.agent.timeout_sec
         if agent_timeout is not None:
-            agent_timeout *= self._context.config.factor("agent")
+            agent_timeout *= self._context.config.multiplier("agent")
         verify = await self._run_agent(task, environment, agent_timeout)
         await self._check_alive(task, environment)
         await self._collect(task, environment)
         if verify:
             await self._verify(task, environment)
 
-    async def _start(self, task: Task) -> Environment:
+    async def _start_environment(self, task: Task) -> Environment:
         self._enter(PHASE_ENVIRONMENT)
         timing = self._results.begin("environment_setup")
         try:
@@ -146,8 +148,8 @@ class Trial:
             if self._progress.retries:
                 name = f"{name}-r{self._progress.retries}"
             labels = {"job": str(self._context.job_id), "trial": self._plan.trial_name}
-            factor = self._context.config.factor("build")
-            spec = environment_spec(task, name, build_factor=factor, labels=labels)
+            multiplier = self._context.config.multiplier("build")
+            spec = environment_spec(task, name, build_multiplier=multiplier, labels=labels)
             environment = self._environment = create_environment(
                 self._context.environment_kind, spec, settings=self._context.docker
             )
@@ -161,7 +163,7 @@ class Trial:
             timing.finished_at = utc_now()
 
     async def _run_agent(self, task: Task, environment: Environment, timeout_sec: float | None) -> bool:
-        """Run the agent; True where what it left is to be verified."""
+        """Run the agent. Return whether the result is to be verified."""
         self._enter(PHASE_AGENT)
         config = self._context.config
         self._model = self._context.model.open(self._plan.trial_name)
@@ -178,7 +180,7 @@ class Trial:
         )
         outcome = await agent.run(
             task.instruction,
-            setup_timeout_sec=config.setup_timeout_sec * config.factor("setup"),
+            setup_timeout_sec=config.setup_timeout_sec * config.multiplier("setup"),
             timeout_sec=timeout_sec,
         )
         policy = classify_outcome(config.rules, outcome, timeout_sec=timeout_sec)
@@ -187,17 +189,15 @@ class Trial:
         if outcome.traceback:
             self._write_exception(outcome.traceback)
         if policy.exception_type is not None and not policy.verify:
-            self._log(f"not verified under the rules of {config.rules}")
+            self._log(f"not verified (--rules {config.rules})")
         return policy.verify
 
     async def _check_alive(self, task: Task, environment: Environment) -> None:
         out_of_memory = await environment.oom_killed()
         if out_of_memory:
             limit = task.config.environment.memory_mb
-            words = f" (limit {limit} MiB)" if limit else ""
-            self._results.mark(
-                "oom_killed", f"the kernel killed a process of the task for want of memory{words}"
-            )
+            note = "the kernel killed a process of the task for lack of memory"
+            self._results.mark("oom_killed", f"{note} (limit {limit} MiB)" if limit else note)
         if await environment.is_alive():
             return
         if out_of_memory:
@@ -212,26 +212,24 @@ class Trial:
                 self._log(f"collect hook `{hook.command}` ended with exit code {result.return_code}")
             except RuntimeError as error:
                 self._log(f"collect hook `{hook.command}` failed: {error}")
-        await self._bring_logs(environment, COLLECT_SEC)
-        await self._bounded(
+        await self._copy_logs(environment, COLLECT_SEC)
+        await self._attempt(
             collect_artifacts(environment, task.config.artifacts, self._files.artifacts, self._log),
             COLLECT_SEC,
-            "artifacts",
+            "collecting artifacts",
         )
 
     async def _verify(self, task: Task, environment: Environment) -> None:
         self._enter(PHASE_VERIFIER)
         timing = self._results.begin("verifier")
         try:
-            wanted = task.config.verifier
+            section = task.config.verifier
             verifier = Verifier(
                 task,
                 environment,
                 self._files.verifier,
-                timeout_sec=wanted.timeout_sec * self._context.config.factor("verifier"),
-                env=resolve_env(
-                    wanted.env, path=task.config_path, table="verifier.env", host=host_variables()
-                ),
+                timeout_sec=section.timeout_sec * self._context.config.multiplier("verifier"),
+                env=resolve_env(section.env, path=task.config_path, table="verifier.env"),
                 log=self._log,
             )
             verdict = await verifier.run()
@@ -243,59 +241,62 @@ class Trial:
 
     async def _stop(self, limit_sec: float) -> None:
         if self._model is not None:
-            await self._model.finish(CANCELLED_BOOKING_SEC if self._results.cancelled else BOOKING_SEC)
+            await self._model.finish(CANCELLED_METERING_SEC if self._results.cancelled else METERING_SEC)
             self._results.metered = self._model.usage()
         environment = self._environment
         if environment is not None:
             if self._results.cancelled:
-                await self._bring_logs(environment, CANCELLED_COLLECT_SEC)
+                await self._copy_logs(environment, CANCELLED_COLLECT_SEC)
             self._enter(PHASE_STOP)
-            await self._bounded(environment.stop(), limit_sec, "stopping the environment")
+            await self._attempt(environment.stop(), limit_sec, "stopping the environment")
 
-    async def _bring_logs(self, environment: Environment, limit_sec: float) -> None:
-        async def bring() -> None:
+    async def _copy_logs(self, environment: Environment, limit_sec: float) -> None:
+        async def copy() -> None:
             for name in await merge_agent_logs(environment, self._files.agent):
-                self._log(f"/logs/agent/{name} left out: the agent's own file of that name is kept")
+                self._log(f"/logs/agent/{name} left out: the agent wrote a file of that name on the host")
 
-        await self._bounded(bring(), limit_sec, "the agent's logs in the container")
+        await self._attempt(copy(), limit_sec, "copying the agent's logs")
 
-    async def _bounded(self, work: Awaitable[None], limit_sec: float, what: str) -> None:
-        """Something that must neither hold nor fail the trial; what goes wrong is logged."""
+    async def _attempt(self, work: Awaitable[None], limit_sec: float, name: str) -> None:
+        """Do work that must neither delay nor fail the trial. Log its failure."""
         try:
             await asyncio.wait_for(work, limit_sec)
         except TimeoutError:
-            self._log(f"{what}: given up after {limit_sec:g} s")
+            self._log(f"{name}: given up after {limit_sec:g} s")
         except Exception as error:
-            self._log(f"{what}: {type(error).__name__}: {error}")
+            self._log(f"{name}: {type(error).__name__}: {error}")
 
-    def _cap_sec(self, task: Task) -> float:
+    def _limit_sec(self, task: Task) -> float:
+        """Return the time limit of the whole trial, in seconds."""
         config, limits = self._context.config, task.config
         agent = limits.agent.timeout_sec
         return (
-            limits.environment.build_timeout_sec * config.factor("build")
-            + config.setup_timeout_sec * config.factor("setup")
-            + (UNLIMITED_AGENT_SEC if agent is None else agent * config.factor("agent"))
-            + limits.verifier.timeout_sec * config.factor("verifier")
+            limits.environment.build_timeout_sec * config.multiplier("build")
+            + config.setup_timeout_sec * config.multiplier("setup")
+            + (UNLIMITED_AGENT_SEC if agent is None else agent * config.multiplier("agent"))
+            + limits.verifier.timeout_sec * config.multiplier("verifier")
             + sum(hook.timeout_sec for hook in limits.verifier.collect)
-            + CAP_SLACK_SEC
+            + HUNG_SLACK_SEC
         )
 
     def _enter(self, phase: str) -> None:
         self._progress.phase = phase
         self._log(f"phase: {phase}")
 
-    def _fail(self, reason: Reason, kind: str, message: str, error: BaseException | None = None) -> None:
-        shown = self._context.redact(message)
+    def _fail(
+        self, reason: Reason, error_type: str, message: str, error: BaseException | None = None
+    ) -> None:
+        redacted = self._context.redact(message)
         trace = "".join(traceback.format_exception(error)) if error is not None else ""
-        self._results.fail(reason, kind, shown, self._context.redact(trace))
-        self._log(f"failed: {kind}: {shown}")
-        self._write_exception(trace or f"{kind}: {shown}\n")
+        self._results.fail(reason, error_type, redacted, self._context.redact(trace))
+        self._log(f"failed: {error_type}: {redacted}")
+        self._write_exception(trace or f"{error_type}: {redacted}\n")
 
     def _write_exception(self, text: str) -> None:
         write_atomically(self._files.exception, self._context.redact(text))
 
     def _write(self) -> TrialRecord:
-        """Our record first, Harbor's result last: a trial with a result.json has ended and is whole."""
+        """Write the result files. result.json comes last, so a trial that has one is complete."""
         record = self._results.record(retries=self._progress.retries)
         write_model(self._files.record, record)
         write_model(self._files.result, self._results.result(uuid4()))
@@ -303,14 +304,14 @@ class Trial:
 
 
 class TrialLog:
-    """`trial.log`. Writing never raises: a full disk must not change a verdict."""
+    """`trial.log`. Writing it never raises, so that a full disk cannot change a verdict."""
 
     def __init__(self, path: Path, redact: Callable[[str], str] = lambda text: text) -> None:
         self._path = path
         self._redact = redact
 
     def __call__(self, message: str) -> None:
-        """Append one line; line breaks in it are kept visible."""
+        """Append one line. Line breaks in the message are escaped."""
         line = self._redact(message.replace("\r", "\\r").replace("\n", "\\n"))
         if len(line) > _MAX_LOG_LINE:
             line = f"{line[:_MAX_LOG_LINE]}… ({len(line) - _MAX_LOG_LINE} characters more)"

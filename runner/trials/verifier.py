@@ -1,4 +1,4 @@
-"""Verification to the letter of contracts.md 6: tests in, test.sh run, the reward read."""
+"""Verify a trial: copy the tests in, run test.sh, read the reward (docs/contract.md, Verifier)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OUTPUT = "test-stdout.txt"
 
 PASS_REWARD = 1.0
 
-KEPT_AFTER_TIMEOUT = "reward_kept_after_verifier_timeout"
+REWARD_BEFORE_TIMEOUT = "reward_kept_after_verifier_timeout"
 TAMPERED = "tampered"
 NO_NETWORK = "verifier_without_network"
 
-# The messages of uv, pip, apt, curl, wget, git and npm where a name does not resolve or no route is there.
+# Messages of uv, pip, apt, curl, wget, git and npm where a name cannot be resolved or reached.
 _NO_NETWORK = re.compile(
     rb"could not resolve host|temporary failure (resolving|in name resolution)|name or service not known"
     rb"|failed to lookup address|dns error|network is unreachable|nodename nor servname|bad address '"
@@ -33,19 +33,25 @@ _NO_NETWORK = re.compile(
 _SCANNED_BYTES = 4 << 20
 
 NETWORK_NOTE = (
-    "the verifier wanted a network and this task has none: put what test.sh fetches into the image, "
-    "or let the task opt in with [environment] allow_internet = true"
+    "the tests need a network, and this task has none: install what test.sh downloads in the image, "
+    "or set [environment] allow_internet = true"
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verification gave.
+    """The result of verification.
 
-    `rewards` None means that there is no reward; then `reason`, `error_type` (Harbor's name) and `error` (one
-    line) say why. They are set beside rewards, too, where the verifier's clock ran out after the reward had
-    been written. `exit_code` is test.sh's own and decides nothing. `guard` says how the reward was protected
-    (see `runner.environments.GuardedResult`).
+    Attributes:
+        rewards: The rewards. None: there is none.
+        reason: Why there is no reward. This and the next two are also set if the verifier timed out
+            after the reward had been written.
+        error_type: Harbor's name for the error.
+        error: The error in one line.
+        exit_code: The exit code of test.sh, which does not count.
+        guard: How the reward was protected (`runner.environments.GuardedResult`).
+        marks: Codes for the trial's record.
+        notes: Lines that explain the marks.
     """
 
     rewards: Rewards | None = None
@@ -59,12 +65,21 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """A reward of 1 or more."""
+        """Whether the reward is 1 or more."""
         return self.rewards is not None and self.rewards.score >= PASS_REWARD
 
 
 class Verifier:
-    """The verifier of one trial. `folder` is the trial's `verifier/`, where /logs/verifier is brought."""
+    """The verifier of one trial.
+
+    Args:
+        task: The task.
+        environment: The trial's environment, after the agent's run.
+        folder: The trial's verifier folder. /logs/verifier is copied there.
+        timeout_sec: The time limit of test.sh.
+        env: The verifier's variables.
+        log: Writes a line to the trial's log.
+    """
 
     def __init__(
         self,
@@ -84,14 +99,14 @@ class Verifier:
         self._log = log
 
     async def run(self) -> Verdict:
-        """Copy the tests in, run them, read the reward.
+        """Copy the tests in, run them, and read the reward. Errors of the tests are in the verdict.
 
-        Raises EnvironmentLost (and other errors of the environment) where the container cannot be reached;
-        all that the tests themselves do wrong is in the verdict.
+        Raises:
+            EnvironmentLost: The environment cannot be reached.
         """
         result = await self._run_tests()
         if result.findings:
-            # Watched, not protected: whose reward this is can no longer be told, so it does not count.
+            # The agent's processes may have written this reward, so it does not count.
             return Verdict(
                 reason=Reason.RESULT_INVALID,
                 error_type="TamperedVerificationError",
@@ -101,7 +116,7 @@ class Verifier:
                 marks=(TAMPERED,),
                 notes=result.findings,
             )
-        return self._verdict(result, [], [])
+        return self._verdict(result)
 
     async def _run_tests(self) -> GuardedResult:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +137,9 @@ class Verifier:
             self._log(f"test.sh ended with exit code {result.return_code} (guard: {result.guard})")
         return result
 
-    def _verdict(self, result: GuardedResult, marks: list[str], notes: list[str]) -> Verdict:
+    def _verdict(self, result: GuardedResult) -> Verdict:
+        marks: list[str] = []
+        notes: list[str] = []
         rewards: Rewards | None = None
         failure: RewardError | None = None
         try:
@@ -131,18 +148,18 @@ class Verifier:
             failure = error
         failed = rewards is None or rewards.score < PASS_REWARD
         isolated = self._task.config.environment.network == "none"
-        if failed and isolated and _wanted_network(self._folder / OUTPUT):
+        if failed and isolated and _lacked_network(self._folder / OUTPUT):
             marks.append(NO_NETWORK)
             notes.append(NETWORK_NOTE)
         reason = failure.reason if failure else None
-        error_type = failure.kind if failure else None
+        error_type = failure.error_type if failure else None
         message = str(failure) if failure else None
         if result.timed_out:
             reason, error_type = Reason.VERIFIER_TIMEOUT, "VerifierTimeoutError"
             message = f"the tests were still running at their time limit ({self._timeout_sec:g} s)"
             if rewards is not None:
-                marks.append(KEPT_AFTER_TIMEOUT)
-                notes.append(f"{message}; the reward they had written by then counts")
+                marks.append(REWARD_BEFORE_TIMEOUT)
+                notes.append(f"{message}; the reward written before that counts")
         elif failure is not None and result.return_code in (126, 127):
             message = (
                 f"{message} (test.sh could not run: exit code {result.return_code}; see verifier/{OUTPUT})"
@@ -159,8 +176,8 @@ class Verifier:
         )
 
 
-def _wanted_network(test_output: Path) -> bool:
-    """Return whether the tests' output says that a name or host could not be reached."""
+def _lacked_network(test_output: Path) -> bool:
+    """Return whether the output of the tests says that a host could not be reached."""
     if test_output.is_symlink() or not test_output.is_file():
         return False
     with test_output.open("rb") as stream:

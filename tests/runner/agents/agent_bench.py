@@ -1,4 +1,4 @@
-"""Agents written on the spot and run in real processes."""
+"""Run agents that a test defines, in real processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMITS = AgentLimits(construction_sec=5.0, grace_sec=1.0, output_bytes=20_000)
 
 @dataclasses.dataclass
 class Bench:
-    """Runs agents one after the other; `environment` and `logs` are theirs."""
+    """Runs agents one after the other, in `environment`, with their logs in `logs`."""
 
     folder: Path
     environment: LocalEnvironment

@@ -1,4 +1,4 @@
-"""The bench that agents are run on."""
+"""The `bench` fixture, which runs agents."""
 
 from __future__ import annotations
 

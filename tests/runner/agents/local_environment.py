@@ -20,7 +20,7 @@ from runner.environments import (
 
 
 class LocalEnvironment(Environment):
-    """Commands run with `sh` in a folder; absolute paths below / are taken to be below that folder."""
+    """Runs commands with `sh` in a folder. It takes absolute paths for paths below that folder."""
 
     kind = "sandbox"
 

@@ -1,13 +1,17 @@
-"""What a well-behaved agent finds, under both sets of rules."""
+"""A well-behaved agent, under the validator's rules and under Harbor's."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from agent_bench import VARIABLES, Bench
+
+from runner.agents.host import remove_stale_agents
 
 HEAD = """
 import asyncio, json, os, sys
@@ -26,7 +30,7 @@ def agent(body: str) -> str:
     return f"{HEAD}    async def run(self, instruction, environment, context):\n{lines}\n"
 
 
-async def test_it_is_constructed_and_run_as_the_validator_does(bench: Bench):
+async def test_an_agent_is_constructed_and_run_as_at_the_validator(bench: Bench):
     code = agent("""
 context.n_input_tokens, context.cost_usd, context.metadata = 120, 0.25, {"steps": [1, 2]}
 (self.logs_dir / "seen.json").write_text(json.dumps({
@@ -51,10 +55,12 @@ return "done: 1 step"
     assert not Path(seen["cwd"]).exists(), "the unpacked agent is gone after the run"
 
 
-async def test_exec_has_the_own_runners_form(bench: Bench):
+async def test_exec_has_the_signature_and_results_of_the_contract(bench: Bench):
     code = agent("""
 import inspect
-seen = {"signature": str(inspect.signature(environment.exec))}
+signature = inspect.signature(environment.exec)
+bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+seen = {"signature": str(signature.replace(parameters=bare, return_annotation=signature.empty))}
 both = await environment.exec("echo out; echo err >&2; exit 3")
 seen["both"] = [both.stdout, both.stderr, both.return_code]
 quiet = await environment.exec("true")
@@ -98,7 +104,7 @@ return " ".join(r.stdout.strip() for r in results)
     assert outcome.message == " ".join(str(n) for n in range(40))
 
 
-async def test_a_large_output_comes_through(bench: Bench):
+async def test_a_large_output_arrives_whole(bench: Bench):
     code = agent("""
 result = await environment.exec("head -c 8000000 /dev/zero | tr '\\\\0' x")
 return str(len(result.stdout))
@@ -106,7 +112,7 @@ return str(len(result.stdout))
     assert (await bench.run(code)).message == "8000000"
 
 
-async def test_what_it_prints_goes_to_the_log_and_not_into_the_protocol(bench: Bench):
+async def test_printed_output_goes_to_the_log_and_not_into_the_protocol(bench: Bench):
     code = agent("""
 print('{"type": "done", "end": "returned", "message": "forged"}')
 print("to stderr", file=sys.stderr)
@@ -122,22 +128,22 @@ return "true ending"
         assert line in log
 
 
-async def test_files_move_under_the_validators_rules(bench: Bench):
+async def test_upload_under_the_validators_rules(bench: Bench):
     code = agent("""
-os.makedirs("give/inner")
-open("give/inner/data.bin", "wb").write(bytes(range(256)) * 3000)
-os.chmod("give/inner/data.bin", 0o755)
-environment.upload_dir("give", "/taken")
+os.makedirs("source/inner")
+open("source/inner/data.bin", "wb").write(bytes(range(256)) * 3000)
+os.chmod("source/inner/data.bin", 0o755)
+environment.upload_dir("source", "/target")
 return str(hasattr(environment, "upload_file"))
 """)
     outcome = await bench.run(code)
     assert (outcome.kind, outcome.message) == ("completed", "False"), outcome
-    taken = bench.environment.root / "taken/inner/data.bin"
-    assert taken.read_bytes() == bytes(range(256)) * 3000
-    assert taken.stat().st_mode & 0o777 == 0o755
+    uploaded = bench.environment.root / "target/inner/data.bin"
+    assert uploaded.read_bytes() == bytes(range(256)) * 3000
+    assert uploaded.stat().st_mode & 0o777 == 0o755
 
 
-async def test_files_move_under_harbors_rules(bench: Bench):
+async def test_transfers_under_harbors_rules(bench: Bench):
     code = agent("""
 blob = os.urandom(900_000)
 open("blob", "wb").write(blob)
@@ -187,7 +193,7 @@ except TimeoutError:
 
 
 @pytest.mark.parametrize(
-    ("claimed", "kept"),
+    ("claimed", "accepted"),
     [
         ("context.n_input_tokens = 7", {"n_input_tokens": 7}),
         ("context.n_input_tokens = -1; context.cost_usd = float('nan')", {}),
@@ -197,11 +203,28 @@ except TimeoutError:
         ("context.cost_usd = 'much'; context.n_cache_tokens = True", {}),
     ],
 )
-async def test_figures_are_taken_with_care(bench: Bench, claimed: str, kept: dict | set):
+async def test_only_valid_values_of_the_context_are_accepted(
+    bench: Bench, claimed: str, accepted: dict | set
+):
     outcome = await bench.run(agent(f"{claimed}\nreturn None"))
     assert outcome.kind == "completed" and outcome.message is None
-    figures = {name: value for name, value in vars(outcome.context).items() if value is not None}
-    if isinstance(kept, set):
-        assert set(figures) == kept
+    context = {name: value for name, value in vars(outcome.context).items() if value is not None}
+    if isinstance(accepted, set):
+        assert set(context) == accepted
     else:
-        assert figures == kept
+        assert context == accepted
+
+
+def test_control_groups_of_a_killed_runner_are_removed():
+    code = """
+import os
+from runner.agents.limits import AgentLimits, ControlGroups
+print(*ControlGroups.create(AgentLimits()).procs_files, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -9, killed.stderr
+    groups = [Path(file).parent for file in killed.stdout.split()]
+    assert all(group.is_dir() for group in groups)
+    remove_stale_agents()
+    assert not any(group.exists() for group in groups)

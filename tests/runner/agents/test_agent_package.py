@@ -1,4 +1,4 @@
-"""Submissions: what is unpacked, what is refused, and where their libraries come from."""
+"""Submissions: unpacking, refusals, and the interpreter with their libraries."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from agent_bench import Bench
+from agent_bench import VARIABLES, Bench
 
-from runner.agents import AgentPackage, PackageError, RequirementsError
+from runner.agents import AgentHost, AgentPackage, PackageError, RequirementsError
 from runner.agents.requirements import parse_requirements, prepare_interpreter
 
 AGENT = "class Agent:\n    pass\n"
@@ -36,8 +36,7 @@ async def test_a_zip_and_a_folder(tmp_path: Path):
     (source / "helper.py").write_text("")
     package = await AgentPackage.prepare(source, tmp_path / "cache")
     assert set(package.files) == {"agent.py", "src/deep/x.py"}
-    assert package.left_out == ("helper.py",)
-    assert package.interpreter.executable == Path(sys.executable)
+    assert package.interpreter == Path(sys.executable)
     again = await AgentPackage.prepare(source, tmp_path / "cache")
     assert again.digest == package.digest
     path = zipped(tmp_path / "a.zip", {"agent.py": AGENT, "helper.py": "y = 2"})
@@ -64,15 +63,15 @@ async def test_a_zip_and_a_folder(tmp_path: Path):
         ({"agent.py": AGENT, "big": os.urandom(1_100_000)}, "zip_too_large"),
     ],
 )
-async def test_what_a_validator_rejects(tmp_path: Path, files: dict, code: str):
+async def test_a_submission_that_a_validator_rejects_is_refused(tmp_path: Path, files: dict, code: str):
     path = zipped(tmp_path / "a.zip", files, links=("link",))
     with pytest.raises(PackageError) as caught:
         await AgentPackage.prepare(path, tmp_path / "cache")
-    assert caught.value.code in (code, "empty_path")  # a leading slash is an empty part, too
+    assert caught.value.code in (code, "empty_path")  # a leading slash makes an empty part
     assert "\n" not in str(caught.value)
 
 
-async def test_what_is_no_submission(tmp_path: Path):
+async def test_a_path_without_a_submission_is_refused(tmp_path: Path):
     (tmp_path / "text.zip").write_text("no zip")
     for path in (tmp_path / "text.zip", tmp_path / "nowhere.zip", tmp_path):
         with pytest.raises(PackageError):
@@ -103,41 +102,38 @@ def test_requirements_in_all_their_forms():
     assert [str(r) for r in parse_requirements(text)] == ["pydantic>=2", "httpx[socks]==0.28.1"]
 
 
-async def test_the_runners_own_interpreter_where_it_has_all(tmp_path: Path):
+async def test_the_runners_own_interpreter_is_used_if_it_has_everything(tmp_path: Path):
     interpreter = await prepare_interpreter("pydantic>=2\nhttpx\n", tmp_path)
-    assert interpreter.executable == Path(sys.executable)
+    assert interpreter == Path(sys.executable)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_environment_is_made_once_and_holds_nothing_else(tmp_path: Path, bench: Bench):
-    made = await asyncio.gather(*(prepare_interpreter("", tmp_path, reuse_own=False) for _ in range(3)))
-    assert {interpreter.executable for interpreter in made} == {made[0].executable}
-    assert made[0].executable.is_file()
-    assert len(list((tmp_path / "environments").iterdir())) == 2, "one environment and its lock"
+async def test_a_virtual_environment_is_created_once_and_has_nothing_else(tmp_path: Path, bench: Bench):
+    paths = await asyncio.gather(*(prepare_interpreter("", tmp_path, reuse_own=False) for _ in range(3)))
+    interpreter = paths[0]
+    assert set(paths) == {interpreter}
+    assert interpreter.is_file() and interpreter.is_relative_to(tmp_path / "environments")
+    assert len(list((tmp_path / "environments").iterdir())) == 2, "one virtual environment and its lock"
     code = """
     class Agent:
         def __init__(self, logs_dir=None, model_name=None, **extra): pass
         async def setup(self, environment): pass
         async def run(self, instruction, environment, context):
             import importlib.util
-            found = [m for m in ("pydantic", "runner", "httpx") if importlib.util.find_spec(m)]
-            return f"{found} {(await environment.exec('echo hi')).stdout.strip()}"
+            installed = [m for m in ("pydantic", "runner", "httpx") if importlib.util.find_spec(m)]
+            return f"{installed} {(await environment.exec('echo hi')).stdout.strip()}"
     """
     source = bench.folder / "bare"
     source.mkdir()
     (source / "agent.py").write_text("import sys\n" + "\n".join(line[4:] for line in code.splitlines()))
-    from agent_bench import VARIABLES
-
-    from runner.agents import AgentHost
-
-    package = await AgentPackage.prepare(source, tmp_path, reuse_own_interpreter=False)
+    prepared = await AgentPackage.prepare(source, tmp_path)
+    package = AgentPackage(prepared.digest, prepared.files, interpreter)
     host = AgentHost(package, environment=bench.environment, logs_dir=bench.logs, variables=VARIABLES)
     outcome = await host.run("x", setup_timeout_sec=30, timeout_sec=30)
     assert outcome.message == "[] hi", outcome
-    assert "environment of its own" in (outcome.interpreter or "")
 
 
-async def test_what_pip_cannot_have_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_failure_of_pip_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(RequirementsError) as caught:
         await prepare_interpreter("no-such-package-of-ours>=1.0\n", tmp_path)

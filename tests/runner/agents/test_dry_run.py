@@ -1,4 +1,4 @@
-"""What --check runs: our own submission in fresh environments, and hostile ones that must harm nothing."""
+"""Dry runs: our own submission in fresh virtual environments, and hostile submissions."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def zip_of(**files: str) -> bytes:
     return data.getvalue()
 
 
-async def drive(top: str = "", body: str = "return 'ended'", **files: str) -> DryRunResult:
+async def run_agent(top: str = "", body: str = "return 'ended'", **files: str) -> DryRunResult:
     source = AGENT.format(top=top, body=body)
     return await dry_run(open_archive(zip_of(agent__py=source, **files)), NOTHING, QUICK)
 
 
 @pytest.mark.parametrize(
-    ("top", "body", "code", "says"),
+    ("top", "body", "code", "message"),
     [
         ("while True: pass", "return ''", "harbor_submission_code_failed", "after 3 s"),
         ("import os; os._exit(0)", "return ''", "harbor_submission_code_failed", "import or construction"),
@@ -58,19 +58,21 @@ async def drive(top: str = "", body: str = "return 'ended'", **files: str) -> Dr
         ("", "while True: pass", "harbor_agent_timeout_error", "execution"),
     ],
 )
-async def test_a_submission_that_misbehaves_gets_its_code(top: str, body: str, code: str, says: str) -> None:
-    result = await drive(top, body)
+async def test_a_submission_that_misbehaves_gets_its_code(
+    top: str, body: str, code: str, message: str
+) -> None:
+    result = await run_agent(top, body)
     assert [finding.code for finding in result.findings] == [code]
     finding = result.findings[0]
-    assert says in finding.message and finding.message.isprintable() and finding.mend
+    assert message in finding.message and finding.message.isprintable() and finding.mend
 
 
-async def test_a_flood_of_output_is_no_failure() -> None:
-    result = await drive(body="print('x' * 50_000_000); return 'ended'")
+async def test_a_flood_of_output_passes() -> None:
+    result = await run_agent(body="print('x' * 50_000_000); return 'ended'")
     assert result.findings == () and "0 calls" in result.note
 
 
-async def test_an_agent_of_another_make_is_driven_through_its_own_tool() -> None:
+async def test_the_script_calls_a_tool_of_any_agent() -> None:
     body = """
         import json, urllib.request
         env = context.env
@@ -89,12 +91,12 @@ async def test_an_agent_of_another_make_is_driven_through_its_own_tool() -> None
         await environment.exec(asked["keystrokes"])
         return "ended"
     """.strip()
-    result = await drive(body=body)
+    result = await run_agent(body=body)
     assert result.findings == ()
     assert result.note == "ok: 1 calls of the scripted model, wrote the file"
 
 
-async def test_requirements_that_no_index_has_are_named() -> None:
+async def test_requirements_that_cannot_be_installed_are_named() -> None:
     wants = "not-a-package @ file:///etc\n"
     archive = open_archive(zip_of(agent__py=AGENT.format(top="", body="return ''"), requirements__txt=wants))
     result = await dry_run(archive, DryRunSpec("runs_with_requirements", "its own", None), QUICK)
@@ -104,7 +106,7 @@ async def test_requirements_that_no_index_has_are_named() -> None:
 
 @pytest.mark.timeout(300)
 def test_build_and_check_of_our_own_submission(tmp_path: Path) -> None:
-    """The whole command, with both fresh environments: everything that a validator would do with the ZIP."""
+    """Run the whole command, with both virtual environments."""
     out = tmp_path / "agent.zip"
     command = [sys.executable, "build_zip.py", "--out", str(out), "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
@@ -117,7 +119,7 @@ def test_build_and_check_of_our_own_submission(tmp_path: Path) -> None:
     assert out.read_bytes() == build_zip(ROOT).data
 
 
-def test_a_refused_zip_is_not_run_and_the_exit_code_says_so(tmp_path: Path) -> None:
+def test_a_refused_zip_is_not_run_and_gives_exit_code_1(tmp_path: Path) -> None:
     mark = tmp_path / "it-ran"
     path = tmp_path / "bad.zip"
     path.write_bytes(zip_of(agent__py=f"open({str(mark)!r}, 'w')\nAgent = 1\n"))

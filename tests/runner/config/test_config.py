@@ -1,4 +1,4 @@
-"""Where settings come from, and what is said of wrong ones."""
+"""The sources of settings, and the errors of wrong ones."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def test_the_validators_own_variables_are_read(tmp_path: Path) -> None:
     assert "sk-secret" not in repr(resolved) + resolved.config.model_dump_json()
 
 
-def test_the_key_may_stand_in_dotenv(tmp_path: Path) -> None:
+def test_the_key_is_read_from_dotenv(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text('DEEPSEEK_API_KEY="sk-dotenv"\n')
     resolved = load_config(environ={}, directory=tmp_path)
     assert resolved.secrets.api_key is not None and resolved.key_origin is Origin.DOTENV
 
 
-def test_lists_may_be_parted_by_commas(tmp_path: Path) -> None:
+def test_lists_are_split_at_commas(tmp_path: Path) -> None:
     resolved = load_config(environ={"CAPSTAN_TASKS": "a, b ,"}, directory=tmp_path)
     assert resolved.config.tasks == ("a", "b")
 
 
 @pytest.mark.parametrize(
-    ("environ", "file", "words"),
+    ("environ", "file", "message"),
     [
         ({"CAPSTAN_ATTEMPTS": "many"}, "", "environment variable CAPSTAN_ATTEMPTS"),
         ({"LLM_COST_LIMIT": "-1"}, "", "LLM_COST_LIMIT"),
@@ -58,19 +58,19 @@ def test_lists_may_be_parted_by_commas(tmp_path: Path) -> None:
         ({"CAPSTAN_JOB_NAME": "../x"}, "", "CAPSTAN_JOB_NAME"),
         ({}, "attempts = 0", "capstan.toml: attempts"),
         ({}, "attemps = 1", "unknown setting attemps"),
-        ({}, 'api_key = "x"', "secrets belong into the environment or .env"),
+        ({}, 'api_key = "x"', "secrets belong in the environment or in .env"),
         ({}, "attempts =", "not valid TOML"),
         ({"CAPSTAN_CONFIG": "/nowhere.toml"}, "", "no such config file"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_its_place(
-    tmp_path: Path, environ: dict[str, str], file: str, words: str
+    tmp_path: Path, environ: dict[str, str], file: str, message: str
 ) -> None:
     if file:
         (tmp_path / "capstan.toml").write_text(file)
     with pytest.raises(ConfigError) as caught:
         load_config(environ=environ, directory=tmp_path)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_model_modes() -> None:
@@ -83,13 +83,13 @@ def test_model_modes() -> None:
             parse_model_mode(wrong)
 
 
-def test_the_identity_of_a_job_leaves_out_where_it_lies_and_how_many_run() -> None:
+def test_the_identity_of_a_job_excludes_its_folder_and_concurrency() -> None:
     one = RunConfig(tasks=("t",), concurrency=1, jobs_dir="a", job_name="x")
     two = RunConfig(tasks=("t",), concurrency=9, jobs_dir="b", job_name="y")
     assert one.identity_digest() == two.identity_digest()
     assert one.identity_digest() != RunConfig(tasks=("t",), attempts=2).identity_digest()
 
 
-def test_a_clock_has_its_own_factor_or_the_general_one() -> None:
+def test_a_phase_has_its_own_multiplier_or_the_general_one() -> None:
     config = RunConfig(timeout_multiplier=2, agent_timeout_multiplier=3)
-    assert (config.factor("agent"), config.factor("verifier")) == (3, 2)
+    assert (config.multiplier("agent"), config.multiplier("verifier")) == (3, 2)

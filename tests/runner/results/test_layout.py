@@ -1,4 +1,4 @@
-"""Paths that came from outside, and what an agent may have put at their end."""
+"""Paths from outside, which may lead through links that an agent created."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_regular_file_is_found(root: Path) -> None:
+def test_a_regular_file_is_returned(root: Path) -> None:
     assert regular_file_inside(root, "a/b/file") == root / "a" / "b" / "file"
 
 
@@ -51,12 +51,12 @@ def test_a_regular_file_is_found(root: Path) -> None:
         "x" * 5000,
     ],
 )
-def test_anything_else_is_not(root: Path, relative: str) -> None:
+def test_anything_else_is_refused(root: Path, relative: str) -> None:
     assert regular_file_inside(root, relative) is None
 
 
 @given(st.text(alphabet="a./\\\0bé link", max_size=20))
-def test_nothing_that_is_found_lies_outside(relative: str) -> None:
+def test_no_returned_file_is_outside(relative: str) -> None:
     root = Path(__file__).parent
-    found = regular_file_inside(root, relative)
-    assert found is None or found.resolve().is_relative_to(root.resolve())
+    path = regular_file_inside(root, relative)
+    assert path is None or path.resolve().is_relative_to(root.resolve())

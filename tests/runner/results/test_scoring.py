@@ -1,4 +1,4 @@
-"""The arithmetic of a job."""
+"""Scores and statistics of a job."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_pass_at_k_is_the_share_of_samples_with_a_pass(case: tuple[int, int, int
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(0, 0, 1), (2, 3, 1), (2, 1, 3), (2, 1, 0), (2, -1, 1)])
-def test_pass_at_k_refuses_what_has_no_meaning(n: int, c: int, k: int) -> None:
+def test_pass_at_k_refuses_invalid_arguments(n: int, c: int, k: int) -> None:
     with pytest.raises(ValueError, match="pass@k needs"):
         pass_at_k(n, c, k)
 
 
 @given(st.integers(1, 200))
-def test_reported_ks_start_at_one_and_never_pass_the_attempts(attempts: int) -> None:
+def test_reported_ks_start_at_one_and_never_exceed_the_attempts(attempts: int) -> None:
     ks = reported_ks(attempts)
     assert ks[0] == 1 and ks == sorted(set(ks)) and ks[-1] <= attempts
 
@@ -69,7 +69,7 @@ def test_pass_at_k_over_tasks_takes_the_fewest_attempts() -> None:
 
 
 @given(st.lists(rewards, max_size=20), st.integers(0, 5))
-def test_the_result_line_is_always_whole_and_in_its_ranges(values: list[float | None], missing: int) -> None:
+def test_the_result_line_is_always_complete_and_in_range(values: list[float | None], missing: int) -> None:
     records = [record(value, number=index) for index, value in enumerate(values)]
     total = len(records) + missing
     line = result_line(records, n_total=total)
@@ -78,9 +78,9 @@ def test_the_result_line_is_always_whole_and_in_its_ranges(values: list[float | 
     body = json.loads(text.removeprefix(RESULT_PREFIX))
     assert list(body) == sorted(body) == ["reason_code", "resolved", "score", "status", "total"]
     assert 0 <= body["score"] <= 1 and 0 <= body["resolved"] <= body["total"] == total
-    whole = total > 0 and not missing and all(value is not None for value in values)
-    assert body["status"] == ("completed" if whole else "failed")
-    assert (body["reason_code"] is None) == whole
+    complete = total > 0 and not missing and all(value is not None for value in values)
+    assert body["status"] == ("completed" if complete else "failed")
+    assert (body["reason_code"] is None) == complete
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
@@ -111,7 +111,7 @@ def test_a_job_that_failed_has_score_zero() -> None:
     }
 
 
-def test_a_summary_tells_passes_from_timeouts_and_adds_up() -> None:
+def test_a_summary_separates_passes_from_timeouts() -> None:
     records = [
         record(1.0, timed_out=True, metered=ModelUse(calls=2, prompt_tokens=10, cost_usd=0.5)),
         record(0.0, number=1, metered=ModelUse(calls=3, errors=1, prompt_tokens=5, cost_usd=0.25)),

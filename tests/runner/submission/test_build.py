@@ -1,4 +1,4 @@
-"""The build: deterministic over any tree, nothing in it that does not belong there."""
+"""The build is deterministic for any tree, and includes only what belongs in the ZIP."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ TREES = st.dictionaries(st.tuples(NAMES, NAMES), st.binary(max_size=200), max_si
 
 
 def write_tree(root: Path, tree: dict[tuple[str, str], bytes], order: int) -> None:
-    """Writes the tree in an order of its own, with modes and times of its own."""
+    """Write the tree. Order, modes and times depend on `order`."""
     (root / "agent.py").write_bytes(b"class Agent: ...\n")
     items = sorted(tree.items(), reverse=bool(order))
     for (folder, name), data in items:
@@ -42,7 +42,7 @@ def test_the_same_tree_gives_the_same_bytes(tree: dict[tuple[str, str], bytes]) 
     }.items() <= stored.items()
 
 
-def test_only_what_belongs_there_travels(tmp_path: Path) -> None:
+def test_only_the_submissions_files_are_included(tmp_path: Path) -> None:
     write_tree(tmp_path, {("a", "b"): b"x"}, 0)
     for name in [
         ".env",
@@ -98,7 +98,7 @@ def test_of_pyproject_only_the_agents_part_travels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "says"),
+    ("break_it", "message"),
     [
         (lambda root: (root / "agent.py").unlink(), "agent.py: not found"),
         (
@@ -114,18 +114,18 @@ def test_of_pyproject_only_the_agents_part_travels(tmp_path: Path) -> None:
         (lambda root: (root / "pyproject.toml").write_text("[project]\nname=5"), "name: has the wrong type"),
     ],
 )
-def test_a_wrong_tree_is_one_clear_line(tmp_path: Path, break_it, says: str | None) -> None:
+def test_a_wrong_tree_is_one_clear_line(tmp_path: Path, break_it, message: str | None) -> None:
     write_tree(tmp_path, {}, 0)
     break_it(tmp_path)
-    if says is None:
+    if message is None:
         assert build_zip(tmp_path).members == ("agent.py",)
         return
-    with pytest.raises(BuildError, match=says) as caught:
+    with pytest.raises(BuildError, match=message) as caught:
         build_zip(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_our_own_submission_is_small_and_whole() -> None:
+def test_our_own_submission_is_small_and_complete() -> None:
     report = build_zip(Path(__file__).parents[3])
     assert len(report.data) <= 1_048_576
     assert {"agent.py", "requirements.txt", "pyproject.toml"} <= set(report.members)

@@ -1,4 +1,4 @@
-"""The static rules: each fires on what contracts.md 3 names, and not on what it leaves alone."""
+"""The static rules match the lines that docs/contract.md describes, and no others."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ from runner.submission import (
     scan_line,
 )
 
-FIRES = {
+MATCHING = {
     "branch_on_test_name": [
         'os.environ["PYTEST_CURRENT_TEST"]',
         "name = request.node.name",
@@ -45,7 +45,7 @@ FIRES = {
     "other_model_literal": ["model = 'gpt-4o'", "deepseek-chat", "deepseek-v4-pro-preview", "claude-sonnet"],
     "strict_profile": ["DEEPSEEK_API_KEY", "https://api.deepseek.com", "deepseek-v4-pro", "/llm/v1"],
 }
-QUIET = [
+HARMLESS = [
     "if self.ready:",
     "open(path)",
     "tests/ are elsewhere",
@@ -57,17 +57,19 @@ QUIET = [
 ]
 
 
-@pytest.mark.parametrize(("code", "line"), [(code, line) for code, lines in FIRES.items() for line in lines])
-def test_a_rule_fires(code: str, line: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "line"), [(code, line) for code, lines in MATCHING.items() for line in lines]
+)
+def test_a_rule_matches(code: str, line: str) -> None:
     assert code in {rule.code for rule in scan_line(line)}
 
 
-@pytest.mark.parametrize("line", QUIET)
-def test_no_rule_fires(line: str) -> None:
+@pytest.mark.parametrize("line", HARMLESS)
+def test_no_rule_matches_a_harmless_line(line: str) -> None:
     assert scan_line(line) == []
 
 
-def test_the_one_allowed_model_rejects_nothing() -> None:
+def test_the_allowed_model_is_only_a_warning() -> None:
     assert [rule.level for rule in scan_line("model deepseek-v4-pro.")] == ["warn"]
 
 
@@ -76,7 +78,7 @@ def test_a_finding_names_file_and_line() -> None:
     assert [(f.code, f.where) for f in findings] == [("branches_on_task_identity", "src/a.py:2")]
 
 
-def test_files_that_validators_do_not_scan_are_left_alone() -> None:
+def test_files_that_validators_do_not_scan_are_skipped() -> None:
     assert list(check_text("src/vocabulary.bin", b"OPENAI_API_KEY")) == []
 
 
@@ -84,11 +86,11 @@ def test_a_hostile_line_takes_linear_time() -> None:
     line = "if open task_id " * 200_000
     start = time.perf_counter()
     scan_line(line)
-    assert time.perf_counter() - start < 20  # a hang is no pass; a quadratic scan would take hours
+    assert time.perf_counter() - start < 20  # a quadratic scan would take hours
 
 
-def test_our_own_submission_trips_no_rule() -> None:
-    """Issue 2: none of the package's text, prompts included, trips the rules of the DeepSeek profile."""
+def test_our_own_submission_breaks_no_rule() -> None:
+    """Its prompts count as well."""
     archive = open_archive(build_zip(Path(__file__).parents[3]).data)
     findings = [*check_structure(archive), *check_entrypoint(archive)]
     for path, data in archive.contents.items():

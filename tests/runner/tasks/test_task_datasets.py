@@ -1,4 +1,4 @@
-"""Choosing tasks, their digests, and the manifest that pins them."""
+"""Selecting tasks, their digests, and the manifest that pins them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TREES = st.dictionaries(
 
 
 def write(root: Path, tree: dict[str, bytes]) -> dict[str, bytes]:
-    """Writes what can be written (a file and a folder of one name cannot); gives what was."""
-    kept = {}
+    """Write the files, and return those written. A file and a folder of one name cannot both be."""
+    written = {}
     for name, data in tree.items():
         path = root / name
         try:
@@ -33,24 +33,26 @@ def write(root: Path, tree: dict[str, bytes]) -> dict[str, bytes]:
             path.write_bytes(data)
         except OSError:
             continue
-        kept[name] = data
-    return kept
+        written[name] = data
+    return written
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tree=TREES)
-def test_the_digest_is_that_of_the_contract(tmp_path: Path, tree: dict[str, bytes]):
+def test_the_digest_matches_the_contract(tmp_path: Path, tree: dict[str, bytes]):
     root = Path(tempfile.mkdtemp(dir=tmp_path))
-    kept = write(root, tree)
-    expected = "".join(f"{name}\0{hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(kept.items()))
+    written = write(root, tree)
+    expected = "".join(
+        f"{name}\0{hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(written.items())
+    )
     assert content_digest(root) == hashlib.sha256(expected.encode()).hexdigest()
-    if kept:
-        name = next(iter(kept))
-        (root / name).write_bytes(kept[name] + b"!")
+    if written:
+        name = next(iter(written))
+        (root / name).write_bytes(written[name] + b"!")
         assert content_digest(root) != hashlib.sha256(expected.encode()).hexdigest()
 
 
-def test_modes_times_pipes_and_empty_folders_do_not_count(tmp_path: Path):
+def test_the_digest_ignores_modes_times_pipes_and_empty_folders(tmp_path: Path):
     (tmp_path / "a").write_text("x")
     before = content_digest(tmp_path)
     (tmp_path / "a").chmod(0o755)
@@ -81,7 +83,7 @@ def names(dataset) -> list[str]:
     return [task.name for task in dataset.tasks]
 
 
-def test_a_broken_task_is_kept_and_told(tasks: Path):
+def test_a_broken_task_is_listed_with_its_error(tasks: Path):
     dataset = load_dataset(tasks)
     assert names(dataset) == ["alpha", "beta-1", "beta-2", "gamma", "delta"]
     assert [error.path.parent.name for error in dataset.broken] == ["broken", "headless"]
@@ -97,12 +99,12 @@ def test_globs_and_limit(tasks: Path):
     assert load_dataset(tasks, include=["broken"]).broken
 
 
-def test_what_matches_nothing_is_an_error(tasks: Path, tmp_path: Path):
+def test_a_glob_or_path_without_tasks_is_an_error(tasks: Path, tmp_path: Path):
     with pytest.raises(TaskError, match=r"no task matches 'gama' among 7; did you mean gamma\?"):
         load_dataset(tasks, include=["gama"])
-    with pytest.raises(TaskError, match=rf"holds no task .*; did you mean {tasks}\?"):
+    with pytest.raises(TaskError, match=rf"contains no task .*; did you mean {tasks}\?"):
         load_dataset(tmp_path)
-    with pytest.raises(TaskError, match="is no directory"):
+    with pytest.raises(TaskError, match="is not a directory"):
         load_dataset(tmp_path / "nowhere")
 
 
@@ -111,7 +113,7 @@ def test_a_single_task_is_a_dataset(tasks: Path):
     assert (dataset.name, names(dataset)) == ("adhoc", ["alpha"])
 
 
-def test_two_tasks_of_one_name(tasks: Path):
+def test_two_tasks_with_the_same_name(tasks: Path):
     make_task(tasks / "other", '[task]\nname = "org/alpha"\n')
     assert any("same name, alpha, as alpha" in str(error) for error in load_dataset(tasks).broken)
 
@@ -125,7 +127,9 @@ def test_a_manifest_pins_content(tasks: Path, tmp_path: Path):
     assert raw["tasks"]["alpha"] == {"content_digest_sha256": dataset.tasks[0].digest}
     manifest = Manifest.read(path)
     assert manifest.verify(dataset.tasks, complete=True) == ()
-    assert manifest.verify(dataset.tasks[1:], complete=True) == ("alpha: in the manifest, but not here",)
+    assert manifest.verify(dataset.tasks[1:], complete=True) == (
+        "alpha: in the manifest, but not in the directory",
+    )
     (tasks / "gamma/tests/extra.txt").write_text("changed")
     make_task(tasks / "zeta")
     problems = manifest.verify(load_dataset(tasks).tasks)
@@ -136,11 +140,11 @@ def test_a_manifest_pins_content(tasks: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"dataset": "x", "tasks": {"a": {"content_digest_sha256": "zz"}}}']
 )
-def test_what_is_no_manifest(tmp_path: Path, text: str):
+def test_an_invalid_manifest_is_refused(tmp_path: Path, text: str):
     (tmp_path / "m.json").write_text(text)
-    with pytest.raises(TaskError, match="is no manifest"):
+    with pytest.raises(TaskError, match="is not a manifest"):
         Manifest.read(tmp_path / "m.json")
 
 
-def test_a_task_digest_is_its_folders(tasks: Path):
+def test_the_digest_of_a_task_is_that_of_its_folder(tasks: Path):
     assert load_task(tasks / "alpha").digest == content_digest(tasks / "alpha")

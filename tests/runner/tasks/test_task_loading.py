@@ -1,4 +1,4 @@
-"""Task directories: what is read, what is refused by name, and that an error is always one line."""
+"""Loading task directories: values, defaults, refusals, and errors of one line."""
 
 # ruff: noqa: E501, SIM905
 
@@ -82,7 +82,7 @@ def test_defaults(tmp_path: Path):
         ('network_mode = "public"\nallow_internet = false', "public"),
     ],
 )
-def test_network_opts_in(tmp_path: Path, toml: str, network: str):
+def test_the_network_is_off_unless_the_task_opts_in(tmp_path: Path, toml: str, network: str):
     task = load_task(make_task(tmp_path / "t", f"[environment]\n{toml}\n"))
     assert task.config.environment.network == network
 
@@ -134,7 +134,7 @@ def test_a_wrong_value_is_one_line(tmp_path: Path, toml: str, line: str):
         ('[[verifier.collect]]\ncommand = "x"\nservice = "db"', "compose"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(tmp_path: Path, toml: str, feature: str):
+def test_an_unsupported_feature_is_refused_by_name(tmp_path: Path, toml: str, feature: str):
     with pytest.raises(UnsupportedTask) as caught:
         load_task(make_task(tmp_path / "t", toml))
     assert caught.value.feature == feature
@@ -157,20 +157,20 @@ def test_unknown_keys_warn_with_a_suggestion(tmp_path: Path):
 
 
 @pytest.mark.parametrize("missing", ["instruction.md", "tests/test.sh", "task.toml"])
-def test_a_missing_part_is_named(tmp_path: Path, missing: str):
+def test_a_missing_file_is_named(tmp_path: Path, missing: str):
     folder = make_task(tmp_path / "t")
     (folder / missing).unlink()
     with pytest.raises(TaskError, match=f"{missing}: missing"):
         load_task(folder)
 
 
-def test_a_docker_image_stands_in_for_a_dockerfile(tmp_path: Path):
+def test_a_docker_image_replaces_a_dockerfile(tmp_path: Path):
     folder = make_task(tmp_path / "t", '[environment]\ndocker_image = "a:b"\n')
     (folder / "environment/Dockerfile").unlink()
     assert load_task(folder).config.environment.docker_image == "a:b"
 
 
-def test_a_task_without_any_image_waits_for_a_default_registry(tmp_path: Path):
+def test_a_task_without_any_image_needs_a_default_registry(tmp_path: Path):
     folder = make_task(tmp_path / "t")
     (folder / "environment/Dockerfile").unlink()
     (warning,) = load_task(folder).warnings
@@ -190,21 +190,21 @@ def test_links_out_of_a_task_are_refused(tmp_path: Path, target: str):
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "instruction"),
     [
         ("<!-- harbor-canary GUID 1 -->\n# more CANARY\n\n\nDo it.\n", "Do it.\n"),
         ("# Title\n# canary later\nDo it.\n", "# Title\n# canary later\nDo it.\n"),
         ("Do it.\r\n", "Do it.\n"),
     ],
 )
-def test_leading_canaries_are_stripped(tmp_path: Path, text: str, kept: str):
+def test_leading_canaries_are_stripped(tmp_path: Path, text: str, instruction: str):
     folder = make_task(tmp_path / "t")
     (folder / "instruction.md").write_bytes(text.encode())
-    assert load_task(folder).instruction == kept
+    assert load_task(folder).instruction == instruction
 
 
 @pytest.mark.parametrize("content", [b"", b"# canary\n\n", b"\xff\xfe"])
-def test_an_instruction_that_is_none(tmp_path: Path, content: bytes):
+def test_an_unusable_instruction_is_refused(tmp_path: Path, content: bytes):
     folder = make_task(tmp_path / "t")
     (folder / "instruction.md").write_bytes(content)
     with pytest.raises(TaskError, match=r"instruction\.md: is (empty|not UTF-8)"):
@@ -214,11 +214,22 @@ def test_an_instruction_that_is_none(tmp_path: Path, content: bytes):
 def test_templates_come_from_the_host(tmp_path: Path):
     path = tmp_path / "task.toml"
     variables = {"A": "${X}", "B": "${Y:-or else}", "C": "${X}-literal", "D": "${E:-}", "E": "plain"}
-    assert resolve_env(variables, path=path, table="verifier.env", host={"X": "1"}) == {
+    assert resolve_env(variables, path=path, table="verifier.env", environ={"X": "1"}) == {
         "A": "1", "B": "or else", "C": "${X}-literal", "D": "", "E": "plain",
     }  # fmt: skip
     with pytest.raises(TaskError, match=r"\[verifier\.env\] A needs the host's variable X, which is not set"):
-        resolve_env(variables, path=path, table="verifier.env", host={})
+        resolve_env(variables, path=path, table="verifier.env", environ={})
+
+
+def test_templates_never_resolve_to_the_api_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-real")
+    path = tmp_path / "task.toml"
+    variables = {"A": "${DEEPSEEK_API_KEY:-none}"}
+    assert resolve_env(variables, path=path, table="solution.env") == {"A": "none"}
+    with pytest.raises(
+        TaskError, match=r"\[solution\.env\] A needs .* DEEPSEEK_API_KEY, which no task may read"
+    ):
+        resolve_env({"A": "${DEEPSEEK_API_KEY}"}, path=path, table="solution.env")
 
 
 TOML_VALUES = st.recursive(
@@ -239,7 +250,7 @@ TOML_VALUES = st.recursive(
 
 
 def as_toml(value: object) -> str:
-    """Any Python value as inline TOML."""
+    """Return any Python value as inline TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
@@ -260,7 +271,7 @@ def as_toml(value: object) -> str:
         TOML_VALUES,
     )
 )
-def test_no_task_toml_makes_more_than_a_line_of_trouble(tmp_path: Path, document: dict):
+def test_any_task_toml_gives_at_most_one_line_of_error(tmp_path: Path, document: dict):
     text = "".join(f"{key} = {as_toml(value)}\n" for key, value in document.items())
     tomllib.loads(text)
     try:
@@ -273,7 +284,7 @@ def test_no_task_toml_makes_more_than_a_line_of_trouble(tmp_path: Path, document
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=80))
-def test_no_bytes_make_more_than_a_line_of_trouble(tmp_path: Path, content: bytes):
+def test_any_bytes_give_at_most_one_line_of_error(tmp_path: Path, content: bytes):
     folder = make_task(tmp_path / "t")
     (folder / "task.toml").write_bytes(content)
     try:

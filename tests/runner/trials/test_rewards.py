@@ -1,4 +1,4 @@
-"""Every way in which a reward can be written."""
+"""Valid and invalid rewards."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_broken_json_does_not_fall_back_to_the_text(tmp_path: Path) -> None:
         ("reward.json", "[" * 100_000, Reason.REWARD_PARSE_ERROR),
     ],
 )
-def test_unusable_rewards_have_their_reason(tmp_path: Path, name: str, text: str, reason: Reason) -> None:
+def test_an_invalid_reward_has_a_reason_code(tmp_path: Path, name: str, text: str, reason: Reason) -> None:
     (tmp_path / name).write_text(text)
     assert reason_of(tmp_path) is reason
 
@@ -71,13 +71,13 @@ def test_no_reward_is_missing(tmp_path: Path) -> None:
     assert reason_of(tmp_path / "not-there") is Reason.REWARD_MISSING
 
 
-def test_a_link_to_a_file_of_the_host_is_no_reward(tmp_path: Path) -> None:
+def test_a_link_to_a_file_of_the_host_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("1")
     (tmp_path / "reward.txt").symlink_to(tmp_path / "elsewhere")
     assert reason_of(tmp_path) is Reason.REWARD_PARSE_ERROR
 
 
-def test_a_huge_or_binary_file_is_no_reward(tmp_path: Path) -> None:
+def test_a_huge_or_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reward.txt").write_bytes(b"1" * (2 << 20))
     assert reason_of(tmp_path) is Reason.REWARD_PARSE_ERROR
     (tmp_path / "reward.txt").write_bytes(b"\xff1")

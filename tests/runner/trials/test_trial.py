@@ -1,4 +1,4 @@
-"""Trials in the sandbox, with real agents: how each end of a run is judged, and what is kept of it."""
+"""Trials in the sandbox, with real agents: their outcomes and their files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RunTrial = Callable[..., "Any"]
 
 @pytest.fixture
 def run_trial(tmp_path: Path) -> RunTrial:
-    """Runs one trial; gives its record and its folder."""
+    """Return a function that runs one trial and returns its record and folder."""
 
     async def run(agent: Path | str, task: Path, **settings: Any) -> tuple[TrialRecord, Path]:
         values: dict[str, Any] = {
@@ -42,7 +42,7 @@ def run_trial(tmp_path: Path) -> RunTrial:
 
 
 def _any_script(folder: Path) -> Path:
-    """A folder with a script that none of these agents asks for."""
+    """Return a folder with a script. None of these agents calls the model."""
     source = Path("examples/scripts/repair-config.toml")
     target = folder / "scripts" / source.name
     target.parent.mkdir(exist_ok=True)
@@ -66,14 +66,15 @@ async def test_phases_have_times_in_order(tmp_path: Path, run_trial: RunTrial) -
     record, folder = await run_trial("oracle", write_task(tmp_path / "task"))
     assert set(record.phases) == {"environment_setup", "agent_setup", "agent_execution", "verifier"}
     ends = [record.phases[p].finished_at for p in ("environment_setup", "agent_execution", "verifier")]
-    assert all(end is not None for end in ends) and ends == sorted(ends)  # type: ignore[type-var]
+    times = [end for end in ends if end is not None]
+    assert times == ends == sorted(times)
     raw = json.loads((folder / "result.json").read_text())
     assert raw["started_at"].endswith("Z") and raw["verifier"]["finished_at"].endswith("Z")
     for name in ("config.json", "lock.json", "capstan.json", "trial.log", "artifacts/manifest.json"):
         assert (folder / name).is_file(), name
 
 
-async def test_an_agent_gets_the_four_variables_and_the_relays_token(
+async def test_an_agent_gets_the_four_variables_with_a_token_of_the_relay(
     tmp_path: Path, run_trial: RunTrial
 ) -> None:
     agent = write_agent(
@@ -92,7 +93,7 @@ return "done"
     assert seen["LLM_COST_LIMIT"] == "1.5" and seen["LLM_MODEL"] == "deepseek-v4-pro"
 
 
-ENDS = {
+OUTCOMES = {
     "solves and returns": (f'{DONE}\nreturn "ok"', True, True, None),
     "solves and returns None": (DONE, True, True, None),
     "solves and raises": (f'{DONE}\nraise ValueError("no")', False, False, Reason.TRIAL_FAILED),
@@ -116,9 +117,11 @@ ENDS = {
 
 
 @pytest.mark.parametrize("rules", ["validator", "harbor"])
-async def test_each_end_is_judged_by_the_rules(tmp_path: Path, run_trial: RunTrial, rules: str) -> None:
+async def test_each_outcome_is_classified_by_the_rules(
+    tmp_path: Path, run_trial: RunTrial, rules: str
+) -> None:
     async def check(name: str) -> None:
-        body, by_validator, by_harbor, reason = ENDS[name]
+        body, by_validator, by_harbor, reason = OUTCOMES[name]
         home = tmp_path / name.replace(" ", "-")
         agent = write_agent(home / "agent", body)
         limit = 3.0 if any(word in name for word in ("hang", "block", "cancel")) else 30.0
@@ -129,24 +132,26 @@ async def test_each_end_is_judged_by_the_rules(tmp_path: Path, run_trial: RunTri
         if not verified:
             assert record.reason_code is reason and record.error, name
 
-    await asyncio.gather(*(check(name) for name in ENDS))
+    await asyncio.gather(*(check(name) for name in OUTCOMES))
 
 
-async def test_an_agent_that_cannot_be_imported_is_told_apart(tmp_path: Path, run_trial: RunTrial) -> None:
+async def test_a_failed_import_has_its_own_reason_code(tmp_path: Path, run_trial: RunTrial) -> None:
     agent = write_agent(tmp_path / "agent", "return ''", before="import nothing_of_that_name")
     record, folder = await run_trial(agent, write_task(tmp_path / "task"))
     assert record.reason_code is Reason.SUBMISSION_CODE_FAILED and "nothing_of_that_name" in str(record.error)
     assert "nothing_of_that_name" in (folder / "exception.txt").read_text()
 
 
-async def test_the_containers_logs_and_artifacts_come_out(tmp_path: Path, run_trial: RunTrial) -> None:
+async def test_logs_and_artifacts_are_copied_out_of_the_container(
+    tmp_path: Path, run_trial: RunTrial
+) -> None:
     agent = write_agent(
         tmp_path / "agent",
         """
 (self.logs_dir / "own.txt").write_text("host")
 await environment.exec("echo container > /logs/agent/own.txt; echo more > /logs/agent/inside.txt")
 await environment.exec("mkdir -p /data/deep && echo a > /data/deep/a && echo b > /data/b.log")
-await environment.exec("echo kept > /logs/artifacts/kept")
+await environment.exec("echo saved > /logs/artifacts/saved")
 """,
     )
     toml = 'artifacts = ["/missing", {source = "/data", destination = "data", exclude = ["*.log"]}]\n'
@@ -155,7 +160,7 @@ await environment.exec("echo kept > /logs/artifacts/kept")
     _, folder = await run_trial(agent, task)
     assert (folder / "agent" / "own.txt").read_text() == "host"
     assert (folder / "agent" / "inside.txt").read_text() == "more\n"
-    assert (folder / "artifacts" / "logs" / "artifacts" / "kept").read_text() == "kept\n"
+    assert (folder / "artifacts" / "logs" / "artifacts" / "saved").read_text() == "saved\n"
     assert (folder / "artifacts" / "data" / "deep" / "a").is_file()
     assert not (folder / "artifacts" / "data" / "b.log").exists()
     manifest = {
@@ -173,7 +178,7 @@ VERIFIERS = {
 
 
 @pytest.mark.parametrize("case", VERIFIERS)
-async def test_a_verifier_without_a_reward_is_an_error_of_its_own(
+async def test_a_verifier_without_a_reward_has_a_reason_code(
     tmp_path: Path, run_trial: RunTrial, case: str
 ) -> None:
     script, reason = VERIFIERS[case]
@@ -181,7 +186,7 @@ async def test_a_verifier_without_a_reward_is_an_error_of_its_own(
     assert record.errored and record.reason_code is reason and record.reward is None
 
 
-async def test_a_reward_written_before_the_verifiers_time_limit_is_kept_and_marked(
+async def test_a_reward_from_before_the_verifiers_timeout_counts_and_is_marked(
     tmp_path: Path, run_trial: RunTrial
 ) -> None:
     script = "#!/bin/sh\necho 1 > /logs/verifier/reward.txt\nsleep 60\n"
@@ -198,7 +203,7 @@ async def test_the_exit_code_of_the_tests_does_not_count(tmp_path: Path, run_tri
     assert (folder / "verifier" / "test-stdout.txt").is_file()
 
 
-async def test_a_verifier_that_wanted_a_network_says_so(tmp_path: Path, run_trial: RunTrial) -> None:
+async def test_a_verifier_that_lacked_a_network_is_marked(tmp_path: Path, run_trial: RunTrial) -> None:
     script = (
         "#!/bin/sh\necho 'curl: (6) Could not resolve host: astral.sh'\necho 0 > /logs/verifier/reward.txt\n"
     )
@@ -206,7 +211,7 @@ async def test_a_verifier_that_wanted_a_network_says_so(tmp_path: Path, run_tria
     assert record.marks == ["verifier_without_network"] and "allow_internet" in record.notes[0]
 
 
-async def test_tests_and_their_variables_are_there_for_the_verifier_alone(
+async def test_only_the_verifier_gets_the_tests_and_their_variables(
     tmp_path: Path, run_trial: RunTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FROM_HOST", "host value")
@@ -229,14 +234,14 @@ r = await environment.exec("env")
 """,
     )
     record, folder = await run_trial(agent, write_task(tmp_path / "task", test=script, toml=toml))
-    assert record.passed, "what the agent had planted is gone before the tests run"
+    assert record.passed, "files that the agent planted are gone before the tests run"
     assert (folder / "verifier" / "pwd").read_text() == "/app\n"
     env = (folder / "verifier" / "env").read_text()
     assert "C=nothing" in env and "sk-real" not in env
     assert "host value" not in (folder / "agent" / "env.txt").read_text()
 
 
-async def test_what_the_agent_left_running_cannot_write_the_reward(
+async def test_processes_that_the_agent_left_running_cannot_write_the_reward(
     tmp_path: Path, run_trial: RunTrial
 ) -> None:
     agent = write_agent(
@@ -277,10 +282,10 @@ async def test_collect_hooks_run_after_the_agent_and_never_fail_a_trial(
     assert "done" in (folder / "artifacts" / "logs" / "artifacts" / "listing").read_text()
 
 
-async def test_a_task_for_docker_alone_is_not_tried_again_in_the_sandbox(
+async def test_a_task_that_needs_docker_is_not_retried_in_the_sandbox(
     run_trial: RunTrial, tmp_path: Path
 ) -> None:
-    """It never can start there: that is no fault of the infrastructure, which retries are for."""
+    """Retries are for failures of the infrastructure. This one would fail again."""
     task = write_task(tmp_path / "task", dockerfile="FROM debian:bookworm-slim\nRUN true\n")
     record, _ = await run_trial("oracle", task, max_retries=2)
     assert record.retries == 0 and "needs Docker" in (record.error or "")

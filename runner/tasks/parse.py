@@ -1,4 +1,4 @@
-"""From a parsed ``task.toml`` to a checked one: wrong values as one line, unknown keys as warnings."""
+"""Parse `task.toml`: a wrong value becomes a one-line error, an unknown key a warning."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from runner.tasks.config import TaskConfig
-from runner.tasks.errors import TaskError, one_line
+from runner.narrowing import is_dict, is_list
+from runner.tasks.config import TaskConfig, TaskError, one_line
 
-__all__ = ["parse_config", "unknown_keys"]
+__all__ = ["parse_config", "read_text"]
 
-# Old names that the models take before their fields are looked at.
+# Old names that the models read before they look at their fields.
 _OLD_NAMES: dict[str, tuple[str, ...]] = {
     "TaskConfig": ("version",),
     "EnvironmentSection": ("memory", "storage"),
@@ -26,55 +26,72 @@ _OLD_NAMES: dict[str, tuple[str, ...]] = {
 _MAX_VALUE_CHARS = 60
 _MAX_TOML_BYTES = 1 << 20
 
+# The path to a value in task.toml: table names, positions in lists, and the last name.
+_Keys = Sequence[int | str]
 
-def parse_config(path: Path) -> tuple[TaskConfig, tuple[str, ...]]:
-    """The config at ``path`` and its warnings (unknown keys, one line each).
+
+def read_text(path: Path, *, purpose: str, max_bytes: int | None = None) -> str:
+    """Return the content of a text file of a task.
+
+    Args:
+        path: The file.
+        purpose: Why a task needs the file. Part of the error where it is missing.
+        max_bytes: Largest size. Default: no limit.
 
     Raises:
-        TaskError: not there, not UTF-8, not TOML, or a wrong value: file, key, value and what is allowed.
+        TaskError: The file is missing, too large or not UTF-8, or cannot be read.
     """
     try:
-        if path.stat().st_size > _MAX_TOML_BYTES:
-            raise TaskError(path, f"larger than {_MAX_TOML_BYTES} bytes: this is no task.toml")
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as stream:
+            data = stream.read(-1 if max_bytes is None else max_bytes + 1)
+        if max_bytes is not None and len(data) > max_bytes:
+            raise TaskError(path, f"larger than {max_bytes} bytes, the most for this file")
+        return data.decode("utf-8")
     except FileNotFoundError:
-        raise TaskError(path, "missing: a task needs a task.toml") from None
+        raise TaskError(path, f"missing: {purpose}") from None
     except OSError as error:
         raise TaskError(path, f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise TaskError(path, f"is not UTF-8 text (byte {error.start})") from None
+
+
+def parse_config(path: Path) -> tuple[TaskConfig, tuple[str, ...]]:
+    """Return the config in the file `path`, and one warning for each unknown key.
+
+    Raises:
+        TaskError: The file is missing, not UTF-8 or not TOML, or it has a wrong value.
+    """
+    text = read_text(path, purpose="a task needs a task.toml", max_bytes=_MAX_TOML_BYTES)
     try:
         data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise TaskError(path, f"is not TOML: {error}") from None
-    except ValueError as error:  # e.g. an integer of more digits than Python parses, or an impossible date
+    except (ValueError, RecursionError) as error:  # huge integers and dates are other ValueErrors
         raise TaskError(path, f"is not TOML: {error}") from None
     try:
         config = TaskConfig.model_validate(data)
     except ValidationError as error:
         raise TaskError(path, _explain(error, data)) from None
-    warnings = tuple(one_line(f"{path}: {line}") for line in unknown_keys(TaskConfig, data))
+    warnings = tuple(one_line(f"{path}: {line}") for line in _unknown_keys(TaskConfig, data))
     return config, warnings
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, data: Mapping[str, object]) -> str:
     problems = error.errors(include_url=False, include_context=False)
-    lines = list(dict.fromkeys(_sentence(tuple(p["loc"]), p["type"], p["msg"], data) for p in problems))
+    lines = list(dict.fromkeys(_sentence(p["loc"], p["type"], p["msg"], data) for p in problems))
     more = f" (and {len(lines) - 1} more: {'; '.join(lines[1:3])})" if len(lines) > 1 else ""
     return lines[0] + more
 
 
-def _sentence(loc: tuple[int | str, ...], kind: str, message: str, data: Mapping[str, Any]) -> str:
+def _sentence(loc: _Keys, kind: str, message: str, data: Mapping[str, object]) -> str:
     keys, field, inside = _resolve(loc)
     if keys == ["schema_version"] and "schema_version" not in data:
         keys = ["version"]
     name = _key_name(keys)
     if kind == "missing":
         return f"{name} is missing; it must be {_allowed(field, message)}"
-    if field is None or (kind == "value_error" and _is_model(field.annotation)):
-        # A rule over a whole section: the message is ours.
+    if field is None or (kind == "value_error" and _model(field.annotation)):
+        # A rule over a whole section raised this, and its message names the keys.
         return f"[{name}] {message.removeprefix('Value error, ')}".removeprefix("[] ")
-    # What lists and tables hold, where it is no section of its own, is strings.
+    # Lists and tables that are no section of their own contain strings.
     allowed = "a string" if inside else _allowed(field, message)
     return f"{name} must be {allowed}, got {_show(_look_up(data, keys))}"
 
@@ -83,9 +100,13 @@ def _allowed(field: FieldInfo | None, message: str) -> str:
     return field.description if field is not None and field.description else message
 
 
-def _resolve(loc: tuple[int | str, ...]) -> tuple[list[int | str], FieldInfo | None, bool]:
-    """The TOML keys of a pydantic location (union branches are none), the last field of a section,
-    and whether the location is inside that field's own list or table."""
+def _resolve(loc: _Keys) -> tuple[list[int | str], FieldInfo | None, bool]:
+    """Translate a location of pydantic's, which also names the branches of unions.
+
+    Returns:
+        The keys in TOML, the last field of a section on the way, and whether the location is
+        inside that field's own list or table.
+    """
     keys: list[int | str] = []
     model: type[BaseModel] | None = TaskConfig
     field: FieldInfo | None = None
@@ -98,15 +119,14 @@ def _resolve(loc: tuple[int | str, ...]) -> tuple[list[int | str], FieldInfo | N
             field = model.model_fields[part]
             leaf = _strip_optional(field.annotation)
             inside = False
-            model = leaf if _is_model(leaf) else None  # type: ignore[assignment]
         elif get_origin(leaf) in (list, dict):
             if part == "[key]":
                 break
             leaf = _strip_optional(get_args(leaf)[-1])
-            model = leaf if _is_model(leaf) else None  # type: ignore[assignment]
             inside = True
         else:
             break
+        model = _model(leaf)
         keys.append(part)
     return keys, field, inside
 
@@ -121,13 +141,14 @@ def _strip_optional(annotation: object) -> object:
     return annotation
 
 
-def _is_model(annotation: object) -> bool:
+def _model(annotation: object) -> type[BaseModel] | None:
+    """Return the model that an annotation names, optional or not, or None."""
     bare = _strip_optional(annotation)
-    return isinstance(bare, type) and issubclass(bare, BaseModel)
+    return bare if isinstance(bare, type) and issubclass(bare, BaseModel) else None
 
 
-def _key_name(keys: Sequence[int | str]) -> str:
-    """``[agent] timeout_sec``, ``[environment.env] PORT``, ``artifacts[0].source``."""
+def _key_name(keys: _Keys) -> str:
+    """Return a key as people write it: `[agent] timeout_sec`, `artifacts[0].source`."""
     if any(isinstance(key, int) for key in keys):
         return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     *tables, last = ("", *map(str, keys))
@@ -135,18 +156,20 @@ def _key_name(keys: Sequence[int | str]) -> str:
     return f"[{table}] {last}" if table else last
 
 
-def _look_up(data: Any, keys: Sequence[int | str]) -> Any:
+def _look_up(data: object, keys: _Keys) -> object:
     for key in keys:
         if isinstance(data, str):  # an artifact given as a bare path
             return data
-        try:
+        if is_dict(data) and isinstance(key, str):
+            data = data.get(key)
+        elif is_list(data) and isinstance(key, int) and key < len(data):
             data = data[key]
-        except (KeyError, IndexError, TypeError):
+        else:
             return None
     return data
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
@@ -154,9 +177,9 @@ def _show(value: Any) -> str:
     return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
 
 
-def unknown_keys(model: type[BaseModel], data: Any, table: tuple[int | str, ...] = ()) -> Iterator[str]:
-    """One line for each key of ``data`` that no model knows, with the nearest known name."""
-    if not isinstance(data, Mapping):
+def _unknown_keys(model: type[BaseModel], data: object, table: tuple[int | str, ...] = ()) -> Iterator[str]:
+    """Yield one line for each key of `data` that the model lacks, with the nearest known name."""
+    if not is_dict(data):
         return
     known = (*model.model_fields, *_OLD_NAMES.get(model.__name__, ()))
     for key, value in data.items():
@@ -167,8 +190,8 @@ def unknown_keys(model: type[BaseModel], data: Any, table: tuple[int | str, ...]
             continue
         field = model.model_fields.get(key)
         inner = _strip_optional(field.annotation) if field is not None else None
-        if _is_model(inner):
-            yield from unknown_keys(inner, value, (*table, key))  # type: ignore[arg-type]
-        elif get_origin(inner) is list and _is_model(get_args(inner)[0]) and isinstance(value, list):
+        if (section := _model(inner)) is not None:
+            yield from _unknown_keys(section, value, (*table, key))
+        elif get_origin(inner) is list and (section := _model(get_args(inner)[0])) and is_list(value):
             for index, item in enumerate(value):
-                yield from unknown_keys(get_args(inner)[0], item, (*table, key, index))
+                yield from _unknown_keys(section, item, (*table, key, index))

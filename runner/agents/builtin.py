@@ -1,8 +1,4 @@
-"""The agent that runs a task's own solution: a sound task gives it reward 1.
-
-As Harbor's oracle: ``solution/`` goes to /solution, ``solve.sh`` runs as the agent's user, its exit code is
-noted but decides nothing, and /solution stays.
-"""
+"""The built-in agents: the oracle runs a task's own solution, the nop does nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +6,47 @@ import asyncio
 import traceback
 from pathlib import Path
 
-from runner.agents.outcome import AgentOutcome, AgentSpec, PhaseTimes, now
-from runner.environments import Environment, EnvironmentLost, ExecResult, ExecTimeout
+from runner.agents.outcome import AgentOutcome, OutcomeKind
+from runner.environments import Environment, EnvironmentLost, ExecTimeout
+from runner.results import Timing, utc_now
 from runner.tasks import Task, resolve_env
 
-__all__ = ["OracleAgent"]
+__all__ = ["NopAgent", "OracleAgent"]
 
 _LOG = "oracle.txt"
 _SOLUTION = "/solution"
 
 
-class OracleAgent:
-    """Runs ``solution/solve.sh`` of ``task`` in ``environment``; output goes to ``logs_dir/oracle.txt``."""
+class NopAgent:
+    """The agent that does nothing. A sound task gives it reward 0."""
 
-    spec = AgentSpec("oracle", "1.0.0")
+    name = "nop"
+    version = "1.0.0"
+
+    async def run(
+        self, instruction: str, *, setup_timeout_sec: float, timeout_sec: float | None
+    ) -> AgentOutcome:
+        """Return at once."""
+        now = utc_now()
+        instant = Timing(started_at=now, finished_at=now)
+        return AgentOutcome(
+            "completed", agent_name=self.name, agent_version=self.version, setup=instant, execution=instant
+        )
+
+
+class OracleAgent:
+    """The agent that runs a task's own solution. A sound task gives it reward 1.
+
+    See docs/contract.md, Oracle.
+
+    Args:
+        task: The task.
+        environment: The environment to solve it in; started.
+        logs_dir: The trial's agent folder.
+    """
+
+    name = "oracle"
+    version = "1.0.0"
 
     def __init__(self, task: Task, *, environment: Environment, logs_dir: Path) -> None:
         self._task = task
@@ -33,10 +56,17 @@ class OracleAgent:
     async def run(
         self, instruction: str, *, setup_timeout_sec: float, timeout_sec: float | None
     ) -> AgentOutcome:
-        """Never raises but CancelledError and EnvironmentLost."""
-        started = now()
+        """Run the solution within `timeout_sec` seconds.
+
+        Raises:
+            CancelledError: This task was cancelled.
+            EnvironmentLost: The environment went away.
+        """
+        started = utc_now()
         self._logs_dir.mkdir(parents=True, exist_ok=True)
-        kind, failure, trace = "completed", None, None
+        kind: OutcomeKind = "completed"
+        failure: Exception | None = None
+        trace: str | None = None
         try:
             async with asyncio.timeout(timeout_sec):
                 await self._solve(timeout_sec)
@@ -53,23 +83,23 @@ class OracleAgent:
             exception_type=type(failure).__name__ if failure else None,
             exception_message=str(failure) if failure else None,
             traceback=trace,
-            agent_name=self.spec.name,
-            agent_version=self.spec.version,
-            setup=PhaseTimes(started, started),
-            execution=PhaseTimes(started, now()),
+            agent_name=self.name,
+            agent_version=self.version,
+            setup=Timing(started_at=started, finished_at=started),
+            execution=Timing(started_at=started, finished_at=utc_now()),
             deadline_reached=kind == "timeout",
         )
 
     async def _solve(self, timeout_sec: float | None) -> None:
         script = self._task.solution_dir / "solve.sh"
         if not script.is_file():
-            raise FileNotFoundError(f"{script}: missing: the task has no solution to run")
+            raise FileNotFoundError(f"{script}: missing: the oracle runs this script")
         variables = resolve_env(
             self._task.config.solution.env, path=self._task.config_path, table="solution.env"
         )
         await self._environment.upload_dir(self._task.solution_dir, _SOLUTION)
         await self._environment.exec(f"chmod +x {_SOLUTION}/solve.sh", user="root")
-        result: ExecResult = await self._environment.exec(
+        result = await self._environment.exec(
             f"{_SOLUTION}/solve.sh",
             env={"DEBIAN_FRONTEND": "noninteractive", **variables},
             timeout_sec=timeout_sec,
