@@ -17,12 +17,13 @@ from runner.agents.confinement import AgentWorkdir, Confinement, Unconfined
 from runner.agents.limits import AgentLimits, remove_stale_groups
 from runner.agents.outcome import AgentOutcome, OutcomeKind
 from runner.agents.package import AgentPackage
-from runner.agents.process import AgentProcess, ProcessEnd, run_to_end
+from runner.agents.process import AgentProcess, ProcessEnd
 from runner.agents.protocol import Done
 from runner.agents.session import AgentSession, SessionError
 from runner.config import Rules
 from runner.environments import Environment
 from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
+from runner.processes import run_to_end
 from runner.results import Timing, utc_now
 
 __all__ = ["AgentHost", "remove_stale_agents"]

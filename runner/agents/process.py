@@ -8,17 +8,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from runner.agents.guard import ENDED_BY_RUNNER, Limits, Status
 from runner.agents.limits import AgentLimits, ControlGroups
-
-__all__ = ["AgentProcess", "ProcessEnd", "run_to_end"]
-
-T = TypeVar("T")
+from runner.processes import start_process
 
 _GUARD = Path(__file__).with_name("guard.py")
 _END_SEC = 5.0
@@ -92,7 +88,7 @@ class AgentProcess:
             "processes": limits.processes,
         }
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await start_process(
                 *(sys.executable, "-I", "-S", str(_GUARD)),
                 *(str(work_dir / "status.json"), json.dumps(guard_limits)),
                 *command,
@@ -170,21 +166,3 @@ def _kill_by_home(work_dir: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             if needle in environ.read_bytes():
                 os.kill(int(environ.parent.name), signal.SIGKILL)
-
-
-async def run_to_end(work: Coroutine[object, object, T]) -> T:
-    """Run `work` to its end even if this task is cancelled. Then raise the cancellation."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
-            cancelled = error
-        except Exception:
-            break
-    if cancelled is not None:
-        raise cancelled
-    return task.result()

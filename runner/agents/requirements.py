@@ -21,6 +21,8 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from runner.processes import start_process
+
 __all__ = ["RequirementsError", "parse_requirements", "prepare_interpreter"]
 
 _INSTALL_TIMEOUT_SEC = 900.0
@@ -119,7 +121,7 @@ async def _create_environment(root: Path, listing: str) -> None:
 async def _run(*command: str, name: str) -> None:
     # Pip needs the host's settings for index, proxy and certificates, but none of Python's own.
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    process = await asyncio.create_subprocess_exec(
+    process = await start_process(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

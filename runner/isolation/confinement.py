@@ -16,6 +16,7 @@ from pathlib import Path
 from runner.agents.confinement import AgentWorkdir
 from runner.agents.limits import AgentLimits
 from runner.agents.package import AgentPackage
+from runner.processes import start_process
 
 RELAY_PORT = 8080
 BASE_URL = f"http://127.0.0.1:{RELAY_PORT}"
@@ -138,7 +139,7 @@ def _fill(package: AgentPackage, work: Path, uid: int) -> None:
 
 
 async def _run(*command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
+    process = await start_process(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

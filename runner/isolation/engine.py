@@ -13,6 +13,7 @@ from docker.errors import DockerException
 
 from runner.environments.docker import shared_engine
 from runner.isolation.shared_dir import SharedDir
+from runner.processes import start_process
 
 START_SEC = 45.0
 STOP_SEC = 5.0
@@ -36,7 +37,7 @@ async def running_engine(shared: SharedDir, *, group: int) -> AsyncGenerator[Non
     """Run the engine. The group with the gid `group` may use its socket. Raises EngineFailed."""
     delegate_groups()
     with shared.engine_log.open("ab") as log:
-        process = await asyncio.create_subprocess_exec(
+        process = await start_process(
             *_COMMAND,
             f"--host=unix://{shared.engine}",
             f"--group={group}",

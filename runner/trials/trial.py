@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import uuid4
 
-from runner.agents.process import run_to_end
 from runner.environments import (
     Environment,
     EnvironmentLost,
@@ -20,6 +19,7 @@ from runner.environments import (
 )
 from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
 from runner.jobs.model import ModelAccess
+from runner.processes import run_to_end
 from runner.results import Reason, TrialRecord, utc_now, write_atomically, write_model
 from runner.tasks import Task, resolve_env
 from runner.trials.artifacts import collect_artifacts, merge_agent_logs

@@ -32,6 +32,7 @@ from runner.environments.base import (
 from runner.environments.docker.engine import Engine, Progress
 from runner.environments.dockerfile import base_images, needs_buildkit
 from runner.environments.owner import PREFIX
+from runner.processes import start_process
 
 _ERROR_LINES = 12
 _LOCK_POLL_SEC = 0.2
@@ -308,7 +309,7 @@ async def _build_by_cli(
     command += [f"--label={key}={value}" for key, value in labels.items()]
     if settings.build_network:
         command.append(f"--network={settings.build_network}")
-    process = await asyncio.create_subprocess_exec(
+    process = await start_process(
         *command,
         str(context),
         stdin=asyncio.subprocess.DEVNULL,

@@ -29,6 +29,7 @@ from runner.environments.proot import launcher
 from runner.environments.rootfs.environment import UNPRIVILEGED_ID, RootfsEnvironment, credentials
 from runner.environments.rootfs.tree import read_only_binds
 from runner.environments.watched import SETUP_LIMIT_SEC, WatchedRun
+from runner.processes import start_process
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class ProotProcesses:
         own = {"PROOT_TMP_DIR": str(self._base / "tmp"), "PROOT_NO_SECCOMP": "1"}
         inside = ["env", *(f"--unset={name}" for name in own), *command]
         uid = UNPRIVILEGED_ID if credentials() else -1
-        process = await asyncio.create_subprocess_exec(
+        process = await start_process(
             *(sys.executable, "-I", "-S", launcher.__file__, str(self._life[0]), str(uid)),
             *(*self._proot(), *inside),
             stdin=stdin,

@@ -19,6 +19,7 @@ from pathlib import Path
 from runner.environments.base import EnvironmentStartError
 from runner.environments.rootfs.environment import PATH, UNPRIVILEGED_ID, credentials, is_open
 from runner.environments.rootfs.tree import hand_over, read_only_binds
+from runner.processes import start_process
 
 _UTIL_LINUX = ("nsenter", "setpriv", "unshare")
 # As in a container, as far as one uid allows: bind ports below 1024, read files of mode 000.
@@ -72,7 +73,7 @@ class SandboxProcess:
         program = await asyncio.to_thread(bwrap_program, self._base)
         read_end, write_end = os.pipe()
         try:
-            self._bwrap = await asyncio.create_subprocess_exec(
+            self._bwrap = await start_process(
                 *self._command(program, write_end),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -139,7 +140,7 @@ class SandboxProcess:
             drop = [f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--no-new-privs"]
             inside = ["setpriv", *drop, *command]
         namespaces = ["--user", "--mount", "--uts", "--ipc", "--net", "--pid"]
-        return await asyncio.create_subprocess_exec(
+        return await start_process(
             *(self._nsenter, "--preserve-credentials", "--target", str(self._init_pid), *namespaces, *inside),
             stdin=stdin,
             stdout=stdout,

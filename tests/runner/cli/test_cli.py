@@ -77,6 +77,10 @@ def sandbox_processes(temporary: Path) -> list[str]:
     return [line for line in listed.splitlines() if "bwrap" in line and str(temporary) in line]
 
 
+def in_agent_phase(job: Path, task: str) -> bool:
+    return any("phase: agent" in path.read_text() for path in job.glob(f"{task}__*/trial.log"))
+
+
 def two_tasks(folder: Path) -> Path:
     write_task(folder / "set" / "a-quick")
     write_task(folder / "set" / "b-slow", solution=SLOW)
@@ -162,8 +166,7 @@ def test_a_killed_runner_leaves_nothing_and_its_job_goes_on(tmp_path: Path, temp
     command = ("run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "1", "--job-name", "killed")
     process = start(tmp_path, *command, TMPDIR=str(temporary))
     job = tmp_path / "jobs" / "killed"
-    wait_until(lambda: list(job.glob("a-quick__*/result.json")) and list(job.glob("b-slow__*/agent")))
-    wait_until(lambda: "phase: agent" in next(job.glob("b-slow__*/trial.log")).read_text())
+    wait_until(lambda: list(job.glob("a-quick__*/result.json")) and in_agent_phase(job, "b-slow"))
     assert sandbox_processes(temporary)
     process.kill()
     process.communicate(timeout=30)
@@ -194,8 +197,7 @@ def test_an_interrupted_runner_stops_within_ten_seconds(
     command = ("run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "2", "--job-name", "cut")
     process = start(tmp_path, *command, TMPDIR=str(temporary))
     job = tmp_path / "jobs" / "cut"
-    wait_until(lambda: list(job.glob("b-slow__*/trial.log")))
-    wait_until(lambda: "phase: agent" in next(job.glob("b-slow__*/trial.log")).read_text())
+    wait_until(lambda: in_agent_phase(job, "b-slow"))
     assert sandbox_processes(temporary)
     began = time.monotonic()
     process.send_signal(number)
@@ -215,8 +217,7 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     write_task(tmp_path / "task", solution=stubborn)
     process = start(tmp_path, "run", "task", "-a", "oracle", "-e", "sandbox", "--job-name", "twice")
     job = tmp_path / "jobs" / "twice"
-    wait_until(lambda: list(job.glob("task__*/trial.log")))
-    wait_until(lambda: "phase: agent" in next(job.glob("task__*/trial.log")).read_text())
+    wait_until(lambda: in_agent_phase(job, "task"))
     process.send_signal(signal.SIGINT)
     time.sleep(SAME_SIGNAL_SEC + 0.2)
     process.send_signal(signal.SIGTERM)

@@ -1,0 +1,49 @@
+"""Start processes and finish work in tasks that may be cancelled at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def start_process(*command: str | Path, **options: Any) -> asyncio.subprocess.Process:
+    """Start a process as `asyncio.create_subprocess_exec` does, and survive a cancellation.
+
+    asyncio's own function never returns if its task is cancelled while it connects the pipes: it
+    waits for an end that nothing reports (Python 3.11 to 3.13). Here the process is started in any
+    case, and killed if it is not wanted any more.
+    """
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(*command, **options))
+
+    async def discard() -> None:
+        with contextlib.suppress(OSError):  # it could not be started, or has ended
+            (await starting).kill()
+
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await run_to_end(discard())
+        raise
+
+
+async def run_to_end(work: Coroutine[object, object, T]) -> T:
+    """Run `work` to its end even if this task is cancelled. Then raise the cancellation."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except Exception:
+            break
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
