@@ -50,13 +50,12 @@ def view(
     The pages show rewards, costs and every step of every trial, also while a job runs.
     """
     from runner.jobs.errors import JobError
-    from runner.pages.index import JobIndex
-    from runner.pages.views import known
+    from runner.pages.index import JobIndex, check_jobs
     from runner.pages.web import serve
 
     if not jobs and not jobs_dir.is_dir():
         raise JobError(f"{jobs_dir}: no such folder; name a job, or start one with `capstan run`")
-    serve(JobIndex(None if jobs else jobs_dir, known(jobs or [])), host, port)
+    serve(JobIndex(None if jobs else jobs_dir, check_jobs(jobs or [])), host, port)
 
 
 def report(

@@ -202,7 +202,10 @@ def _check_parameters(payload: JsonObject, card: ModelCard) -> None:
     if effort is not None and effort not in _EFFORTS:
         expected = ", ".join(f"`{name}`" for name in _EFFORTS)
         raise _wrong_type("reasoning_effort", f"unknown variant `{effort}`, expected one of {expected}")
-    if payload.get("stream_options") is not None and payload.get("stream") is not True:
+    options = payload.get("stream_options")
+    if options is not None and not is_object(options):
+        raise _wrong_type("stream_options", f"invalid type: {_type_name(options)}, expected a map")
+    if options is not None and payload.get("stream") is not True:
         raise _bad_request("stream_options should be set along with stream = true")
     for name, (low, high) in _RANGES.items():
         value = payload.get(name)

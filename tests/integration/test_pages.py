@@ -90,7 +90,7 @@ def test_a_finished_job_is_opened_from_the_list(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("link", name="capstan", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("capstan")
-    expect(page.get_by_role("note")).to_contain_text("No model thought here.")
+    expect(page.get_by_role("note")).to_contain_text("No LLM was called.")
     rewards = page.get_by_role("region", name="Rewards by task")
     expect(rewards.get_by_role("row", name=re.compile("sales-report"))).to_contain_text("passed, attempt 2")
     expect(page.get_by_role("img", name=re.compile("Reward against cost"))).to_be_visible()
@@ -151,7 +151,7 @@ def test_two_jobs_are_compared(page: Page, url: str) -> None:
     expect(row).to_contain_text("changed")
     page.get_by_label("Second").select_option("capstan")
     page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_text("nowhere: the same steps").first).to_be_visible()
+    expect(page.get_by_text("none: the steps are the same").first).to_be_visible()
 
 
 def test_a_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_job_shows_rewards_by_task_and_attempt_and_where_they_come_from(pages:
         "50%",
     ):
         assert words in text, words
-    assert "No model thought here." in text
+    assert "No LLM was called." in text
     for title in ("Reward against cost", "Time by phase"):
         assert f">{title}</title>" in answer.text
 
@@ -186,7 +186,7 @@ def test_two_jobs_side_by_side_say_what_changed_and_where_the_runs_part(pages: h
     assert "1 of 1 results changed" in text and "step 4" in text and "only in one" in text
     assert "/jobs/first/trials/trial-0-1__abcdefg#step-4" in page.links()
     same = Parsed(pages.get("/compare", params={"a": "first", "b": "first"}).text).text
-    assert "0 of 4 results changed" in same and "nowhere: the same steps" in same
+    assert "0 of 4 results changed" in same and "none: the steps are the same" in same
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_a_queue_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "jobs" / ".service").mkdir(parents=True)
     (tmp_path / "jobs" / ".service" / "queue.sqlite3").write_text("no database, " * 100)
     service = Service(tmp_path, ("--agent", "nop"))
-    with pytest.raises(AssertionError, match="no queue of this service"):
+    with pytest.raises(AssertionError, match="not a queue of this service"):
         service.start()
     assert service.stop() == 1 and len(service.lines) == 1
 
