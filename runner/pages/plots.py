@@ -1,4 +1,4 @@
-"""Plots as inline SVG from pygal, without scripts, styles and links. plots.css has their colours."""
+"""Plots as inline SVG from pygal, without scripts, styles and links. plots.css colours them."""
 
 from __future__ import annotations
 

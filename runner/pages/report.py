@@ -36,7 +36,7 @@ def make_report(path: Path) -> str:
 
 
 def _trials(path: Path, job: JobPage) -> Iterator[tuple[TrialRow, str]]:
-    """Yield each trial that has begun with its HTML. Later trials may use what earlier ones left."""
+    """Yield each started trial with its HTML. Later trials may use what earlier ones left."""
     rows = [row for row in job.trials if row.outcome != "waiting"]
     left = TRIALS_BYTES
     first = 0  # limits that were too large for one trial are probably too large for the next

@@ -64,7 +64,7 @@ class JobPage:
 
     @property
     def agent(self) -> str:
-        """The agent's name and version once it has run, before that the name of its file or folder."""
+        """The agent's name and version once it has run, before that its file's or folder's name."""
         agents = (row.record.agent for row in self.trials if row.record and row.record.agent.ended)
         agent = next(agents, None)
         return f"{agent.name} {agent.version}" if agent else Path(self.record.agent).name
@@ -199,7 +199,7 @@ def job_page(path: Path) -> JobPage:
     )
 
 
-def trial_page(path: Path, trial: str, limits: Limits = Limits()) -> TrialPage:  # noqa: B008 - it is frozen
+def trial_page(path: Path, trial: str) -> TrialPage:
     """Read the page of a trial of the job in `path`.
 
     Raises:
@@ -210,7 +210,7 @@ def trial_page(path: Path, trial: str, limits: Limits = Limits()) -> TrialPage: 
     row = next((row for row in job.trials if row.name == trial), None)
     if row is None:
         raise KeyError(trial)
-    return build_trial_page(path, job, row, limits)
+    return build_trial_page(path, job, row, Limits())
 
 
 def build_trial_page(path: Path, job: JobPage, row: TrialRow, limits: Limits) -> TrialPage:

@@ -123,7 +123,7 @@ def _add_not_found(app: FastAPI) -> None:
 
 
 def serve(index: JobIndex, host: str, port: int) -> None:
-    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if the address cannot be bound."""
+    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if binding the address fails."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(make_pages(index))
     _add_not_found(app)

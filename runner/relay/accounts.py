@@ -145,7 +145,7 @@ class RunBudget:
             await self._settled.wait_for(lambda: not self._reserved)
 
     def would_exhaust(self, call_usd: float) -> bool:
-        """Return whether the limit is reached with a running call that has cost this much so far."""
+        """Return whether a running call that has cost this much so far reaches the limit."""
         limit = self.account.cost_limit_usd
         return limit is not None and self._usage.cost_usd + call_usd >= limit
 

@@ -120,8 +120,9 @@ class RelayApp:
             _log.exception("call of run %s failed in the relay", budget.account.name)
             failure = ApiError(500, f"the relay failed: {type(error).__name__}", code="relay_error")
         finally:
-            # Settled before the response ends, so that a client that has read it all finds the call
-            # in the usage. An agent that disconnects cancels this task, but the tokens are paid for.
+            # Settled before the response ends, so that a client that has read it all finds the
+            # call in the usage. An agent that disconnects cancels this task, but the provider
+            # still charges for the tokens.
             await asyncio.shield(self._settle(request, upstream_response, meter, budget, number, complete))
         if failure is not None:
             await response.error(failure)

@@ -22,11 +22,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, SkipValidation, ValidationError
 
-from runner.json_values import JsonObject, as_object, is_list, is_object
+from runner.json_values import JsonObject, as_object, as_text, is_list, is_object
 from runner.relay.accounts import TOKEN_PREFIX
 
 FORMAT = 1
@@ -42,39 +42,24 @@ class CassetteError(Exception):
     """A cassette cannot be used. The message is one line with the file and the reason."""
 
 
+def _decoded(chunk: object) -> bytes:
+    return chunk.encode() if isinstance(chunk, str) else base64.b64decode(as_text(as_object(chunk)["base64"]))
+
+
 class _Header(BaseModel):
     cassette: int | None = None
     origin: str = ""
     describe: str = ""
 
 
-class _Part(BaseModel):
-    part: str
-    value: object
-
-
-class _Base64(BaseModel):
-    base64: str
-
-
-class _Call(BaseModel):
-    digest: str
-    request: object
-    status: int
-    headers: dict[str, str]
-    chunks: tuple[str | _Base64, ...]
-    ended: Ended
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
+class RecordedCall(BaseModel, frozen=True):
     """One call and its response, without secrets."""
 
     digest: str
-    request: JsonObject
+    request: Annotated[JsonObject, SkipValidation]
     status: int
-    headers: Mapping[str, str]
-    chunks: tuple[bytes, ...]
+    headers: dict[str, str]
+    chunks: tuple[Annotated[bytes, BeforeValidator(_decoded)], ...]
     ended: Ended
 
 
@@ -198,14 +183,13 @@ class Cassette:
         calls: list[RecordedCall] = []
         for number, line in enumerate(lines, 1):
             try:
-                entry: object = json.loads(line)
+                entry = as_object(json.loads(line))
                 if number == 1:
                     header = _Header.model_validate(entry)
-                elif is_object(entry) and "part" in entry:
-                    part = _Part.model_validate(entry)
-                    parts[part.part] = part.value
+                elif "part" in entry:
+                    parts[as_text(entry["part"])] = entry["value"]
                 else:
-                    calls.append(_recorded_call(_Call.model_validate(entry), parts))
+                    calls.append(_recorded_call(entry, parts))
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 field = ".".join(str(part) for part in first["loc"]) or "entry"
@@ -218,19 +202,12 @@ class Cassette:
         return cls(path, header.origin, header.describe, parts, tuple(calls))
 
 
-def _recorded_call(call: _Call, parts: Mapping[str, object]) -> RecordedCall:
-    request = dict(as_object(call.request))
+def _recorded_call(entry: JsonObject, parts: Mapping[str, object]) -> RecordedCall:
+    request = dict(as_object(entry.get("request")))
     for name in ("messages", "tools"):
         if is_list(digests := request.get(name)):
-            request[name] = [parts[str(digest)] for digest in digests]
-    return RecordedCall(
-        digest=call.digest,
-        request=request,
-        status=call.status,
-        headers=call.headers,
-        chunks=tuple(_decoded(chunk) for chunk in call.chunks),
-        ended=call.ended,
-    )
+            request[name] = [parts[as_text(digest)] for digest in digests]
+    return RecordedCall.model_validate({**entry, "request": request})
 
 
 def _drop_incomplete_line(path: Path) -> None:
@@ -246,10 +223,6 @@ def _encoded(chunk: bytes, secrets: Sequence[str]) -> str | dict[str, str]:
         for secret in secrets:
             chunk = chunk.replace(secret.encode(), _HIDDEN.encode()) if secret else chunk
         return {"base64": base64.b64encode(chunk).decode()}
-
-
-def _decoded(chunk: str | _Base64) -> bytes:
-    return chunk.encode() if isinstance(chunk, str) else base64.b64decode(chunk.base64)
 
 
 def first_difference(ours: object, theirs: object, path: str = "$") -> tuple[str, object, object] | None:

@@ -64,13 +64,14 @@ class Forwarder:
         try:
             relay_reader, relay_writer = await asyncio.open_unix_connection(self._socket_path)
         except OSError:
-            await _close(writer)  # the agent sees a closed connection, as it would from a dead server
+            await _close(writer)  # looks to the agent like a server that is down
             return
         try:
             request = asyncio.create_task(_copy(reader, relay_writer))
             response = asyncio.create_task(_copy(relay_reader, writer))
             try:
-                # An agent that disconnects must end the call. A relay that does must end the agent's read.
+                # An agent that disconnects must end the call. A relay that disconnects must end the
+                # agent's read.
                 await asyncio.wait({request, response}, return_when=asyncio.FIRST_COMPLETED)
                 if request.done() and not response.done():
                     await asyncio.wait({response}, timeout=5.0)

@@ -130,8 +130,8 @@ class Relay:
             access_log=False,
             server_header=False,
             date_header=False,
-            # Agents pause for minutes while a command runs. Closing their idle connection would race
-            # with its reuse.
+            # Agents pause for minutes while a command runs. Closing the idle connection would
+            # race with its reuse.
             timeout_keep_alive=3600,
             timeout_graceful_shutdown=1,
         )
@@ -166,7 +166,8 @@ class _Server(uvicorn.Server):
         self._stop.set()
 
     async def main_loop(self) -> None:
-        # uvicorn's own loop wakes ten times a second for a date header and limits that are unused here.
+        # uvicorn's own loop wakes ten times a second, for a date header and limits that are not
+        # used here.
         await self._stop.wait()
 
     @contextlib.contextmanager
@@ -174,7 +175,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def ready(self, serving: asyncio.Task[None]) -> None:
-        """Wait until the server accepts connections. Raises the error that kept it from starting."""
+        """Wait until the server accepts connections. Raises the error if it cannot start."""
         while not self.started:
             if serving.done():
                 serving.result()

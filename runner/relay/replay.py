@@ -60,7 +60,7 @@ class RecordUpstream(UpstreamWrapper):
             async for chunk in response.body:
                 chunks.append(chunk)
                 if chunk.endswith(_DONE):
-                    ended = "complete"  # clients disconnect here, often before the upstream's own end
+                    ended = "complete"  # clients disconnect here, often before the end
                 yield chunk
             ended = "complete"
         except StreamDropped:

@@ -47,7 +47,7 @@ class TokenCounts:
         count = self._known.get(key)
         if count is None:
             encode = _tokenizer().encode
-            clean = text.encode("utf-8", "replace").decode()  # lone surrogates become question marks
+            clean = text.encode("utf-8", "replace").decode()  # replaces lone surrogates
             count = sum(len(encode(piece)) for piece in _pieces(clean))
             if len(self._known) >= _MAX_CACHED:
                 self._known.clear()
@@ -103,7 +103,8 @@ def _pieces(text: str) -> list[str]:
     start = 0
     while len(text) - start > _PIECE:
         cut = _CUT.search(text, start + _PIECE)
-        # A very long line is cut anywhere. The count is off by one token per 10,000 characters at most.
+        # A very long line is cut anywhere. That changes the count by at most one token per 10,000
+        # characters.
         end = cut.end() if cut and cut.end() - start <= 10 * _PIECE else start + 5 * _PIECE
         pieces.append(text[start:end])
         start = end

@@ -133,7 +133,7 @@ class LiveUpstream(Upstream):
             "authorization": f"Bearer {key}",
             "content-type": "application/json",
             "accept": "text/event-stream" if request.stream else "application/json",
-            "accept-encoding": "identity",  # the bytes are passed on unchanged, and the meter reads them
+            "accept-encoding": "identity",  # the meter reads the bytes
         }
         outgoing = self._client.build_request("POST", self._url, content=request.body, headers=headers)
         try:

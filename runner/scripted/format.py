@@ -81,7 +81,7 @@ class Answer(_Strict):
 
 
 class Rule(Answer):
-    """An answer to every request that ends with a user message in which the regex `when` matches."""
+    """An answer to requests that end with a user message in which the regex `when` matches."""
 
     when: str
 

@@ -97,7 +97,7 @@ def output_tokens(reply: Reply, counts: TokenCounts) -> tuple[int, int]:
 
 
 def truncate(reply: Reply, max_tokens: int, counts: TokenCounts) -> Reply:
-    """Cut a reply at `max_tokens`, as the API does: even inside a call, with finish reason `length`."""
+    """Cut a reply at `max_tokens` like the API, even inside a call, with finish reason `length`."""
     if output_tokens(reply, counts)[0] <= max_tokens:
         return reply
     left = max(0, max_tokens - 1)

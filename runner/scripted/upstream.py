@@ -215,7 +215,7 @@ def _usage_document(
 
 
 def _check_surrogates(request: ModelRequest) -> None:
-    """Raise ApiError 400 for a lone surrogate. JSON can carry it, but the API's parser refuses it."""
+    """Raise ApiError 400 for a lone surrogate. JSON can carry it, but the API refuses it."""
     if b"\\ud" not in request.body.lower():
         return
     try:

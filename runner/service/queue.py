@@ -222,7 +222,7 @@ class JobQueue:
             if entry.id in self._cancelled:
                 self._end(entry, "cancelled")
             else:
-                raise  # the service is stopping; the job's state stays `running`, so that it continues
+                raise  # the service is stopping; in state `running` the job continues later
         except (JobError, TaskError) as error:
             self._end(entry, "failed", code="job_failed", message=redact(str(error)))
         except Exception as error:

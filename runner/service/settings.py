@@ -1,4 +1,4 @@
-"""The settings of the service. Flags win over the environment, `.env` and defaults, in this order."""
+"""The settings of the service: flags win over the environment, over `.env`, over defaults."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _read(root: Path) -> dict[str, str]:
     for task in dataset.tasks:
         for name in (task.path.name, task.name, task.full_name):
             names.setdefault(name, task.path.name)
-    for broken in dataset.broken:  # can be requested as well, and the answer says what is wrong with it
+    for broken in dataset.broken:  # the answer to a request for it says what is wrong
         folder = broken.path.relative_to(root).parts[0]
         names.setdefault(folder, folder)
     return names

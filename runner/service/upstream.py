@@ -68,7 +68,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         except UrlRefused as error:
             raise httpx.ConnectError(str(error), request=request) from None
         if str(address) != host:
-            # The Host header was set when the request was built. The certificate must match the name.
+            # The Host header was set when the request was built. The certificate must match the
+            # host name.
             request.extensions = {**request.extensions, "sni_hostname": host}
             request.url = request.url.copy_with(host=str(address))
         return await self._inner.handle_async_request(request)
@@ -102,7 +103,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _parse_address(host: str) -> _Address | None:
-    """Return the IP address in any spelling that a resolver accepts (0x7f.1, 2130706433), or None."""
+    """Return the IP address in any spelling that resolvers accept (0x7f.1, 2130706433), or None."""
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -18,7 +18,7 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Return a coroutine function that starts a relay: `await serve(upstream or script, **options)`."""
+    """Return a function that starts a relay: `await serve(upstream or script, **options)`."""
     async with AsyncExitStack() as stack:
 
         async def start(

@@ -61,7 +61,7 @@ def write_job(
     record: dict[str, Any] | None = None,
     output: str = "",
 ) -> Path:
-    """Write a job's folder like a run. The first `ended` trials have ended, each with these steps."""
+    """Write a job's folder like a run. `ended` of its trials have ended, each with these steps."""
     folder.mkdir(parents=True)
     directory = JobDirectory(folder)
     trials = [

@@ -141,10 +141,10 @@ async def test_cassette_size_is_linear_in_the_conversation(serve: Any, tmp_path:
     [
         (b"", "not a cassette"),
         (b'{"cassette": 9}\n', "format 9"),
-        (b"[]\n", "line 1"),
+        (b"[]\n", "format None"),
         (b"{}\nnonsense\n", "line 2"),
         (b'{"cassette": 1}\n{"digest": 1}\n', "line 2: digest"),
-        (b'{"cassette": 1}\n{"part": "a"}\n', "line 2: value"),
+        (b'{"cassette": 1}\n{"part": "a"}\n', "line 2: .*value"),
         (None, "No such file"),
     ],
 )

@@ -48,7 +48,7 @@ return "done"
 
 @dataclass
 class Service:
-    """A service that runs in `folder`, with tasks in tasks/, agents in agents/ and jobs in jobs/."""
+    """A service that runs in `folder`, which has the folders tasks/, agents/ and jobs/."""
 
     folder: Path
     arguments: tuple[str, ...] = ()

@@ -245,7 +245,7 @@ def test_settings_are_read_from_dotenv_and_the_variables_win(tmp_path: Path) -> 
         "CAPSTAN_AGENT=nop\n"
     )
     arguments = ("--env", "sandbox")
-    with running(tmp_path, *arguments) as service, service.client() as client:  # TB2_DIR=tasks is a variable
+    with running(tmp_path, *arguments) as service, service.client() as client:  # with TB2_DIR=tasks
         assert client.get("/api/jobs").status_code == 401
         client.headers["authorization"] = "Bearer from-dotenv"
         assert client.post("/api/tasks", json={"params": {"task_id": "easy"}}).status_code == 200

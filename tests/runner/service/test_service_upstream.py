@@ -183,6 +183,6 @@ async def test_certificate_is_checked_against_the_name(
         port = server.sockets[0].getsockname()[1]
         Resolver(monkeypatch, {"api.models.example": ["127.0.0.1"]})
         async with httpx.AsyncClient(transport=GuardedTransport(settings(llm_url_loopback=True))) as client:
-            with pytest.raises(httpx.ConnectError):  # there is no certificate, but the name was sent first
+            with pytest.raises(httpx.ConnectError):  # no certificate, but the name was sent
                 await client.get(f"https://api.models.example:{port}/")
     assert names == ["api.models.example"]
