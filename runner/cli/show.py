@@ -50,14 +50,13 @@ def view(
     The pages show rewards, costs and every step of every trial, also while a job runs.
     """
     from runner.jobs.errors import JobError
-    from runner.pages.index import JobIndex
-    from runner.pages.views import known
+    from runner.pages.index import JobIndex, check_jobs
     from runner.pages.web import serve
 
     folder = None if jobs else _jobs_dir(jobs_dir)
     if folder is not None and not folder.is_dir():
         raise JobError(f"{folder}: no such folder; name a job, or start one with `capstan run`")
-    serve(JobIndex(folder, known(jobs or [])), host, port)
+    serve(JobIndex(folder, check_jobs(jobs or [])), host, port)
 
 
 def report(

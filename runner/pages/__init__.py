@@ -1,1 +1,1 @@
-"""Pages for people who would rather look: a server's, and a report in one file."""
+"""The pages that show jobs: served over HTTP, and as a report in one file."""

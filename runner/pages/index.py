@@ -1,4 +1,4 @@
-"""The jobs that are shown, by name. A name that came with a request never becomes a path."""
+"""The jobs that the pages show, by name. A name from a request never becomes a path."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.jobs import JobDirectory, JobError
 from runner.results import RECORD_FILE
 
 
 @dataclass(frozen=True)
 class JobIndex:
-    """All jobs in a folder, or some that were named."""
+    """The jobs in a folder, and jobs that were named."""
 
     folder: Path | None = None
     named: Sequence[Path] = ()
 
     def jobs(self) -> dict[str, Path]:
-        """Folders of jobs by their names, the newest first."""
-        found = [path.resolve() for path in self.named]
+        """Return the folders of the jobs by name, the newest first."""
+        folders = [path.resolve() for path in self.named]
         if self.folder is not None and self.folder.is_dir():
-            found += [path.parent for path in self.folder.resolve().glob(f"[!.]*/{RECORD_FILE}")]
-        found.sort(key=lambda path: _begun(path), reverse=True)
-        shown: dict[str, Path] = {}
-        for path in found:
-            shown.setdefault(path.name, path)
-        return shown
+            folders += [path.parent for path in self.folder.resolve().glob(f"[!.]*/{RECORD_FILE}")]
+        folders.sort(key=_started_at, reverse=True)
+        jobs: dict[str, Path] = {}
+        for path in folders:
+            jobs.setdefault(path.name, path)
+        return jobs
 
     def find(self, name: str) -> Path | None:
-        """The folder of the job of that name."""
+        """Return the folder of the job with this name."""
         if self.folder is None:
             return self.jobs().get(name)
         plain = bool(name) and "/" not in name and "\0" not in name and not name.startswith(".")
@@ -38,8 +39,17 @@ class JobIndex:
         return next((p.resolve() for p in self.named if p.name == name), None)
 
 
-def _begun(path: Path) -> float:
+def _started_at(path: Path) -> float:
+    # config.json is written once, when the job starts.
     try:
         return (path / "config.json").stat().st_mtime
     except OSError:
         return 0.0
+
+
+def check_jobs(paths: Sequence[Path]) -> Sequence[Path]:
+    """Return these folders. Raises JobError for the first that is not a job's."""
+    for path in paths:
+        if not JobDirectory(path).record.is_file():
+            raise JobError(f"{path}: no job of this runner (it has no {RECORD_FILE})")
+    return paths

@@ -1,11 +1,11 @@
-"""Templates: autoescape on, nothing undefined, and numbers as people read them."""
+"""Rendering the templates, with autoescape, and formatting their values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,7 +14,8 @@ from runner.pages.text import readable
 from runner.pages.views import TrialRow
 from runner.results import ModelUse, format_seconds
 
-_WORDS = {
+# By outcome: a sign and a label.
+_OUTCOME_LABELS = {
     "passed": ("✓", "passed"),
     "failed": ("✗", "not passed"),
     "errored": ("!", "errored"),
@@ -24,50 +25,61 @@ _WORDS = {
 }
 
 
+class _Templates(Environment):
+    """The templates of this package. Declares the types of what jinja2 leaves untyped."""
+
+    filters: dict[str, Callable[..., object]]
+    globals: dict[str, object]
+
+
 @cache
-def environment() -> Environment:
-    """The templates of this package."""
-    env = Environment(
+def _templates() -> _Templates:
+    templates = _Templates(
         loader=PackageLoader("runner.pages"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {
+    templates.filters |= {
         "seconds": format_seconds,
-        "usd": lambda value: "–" if value is None else f"${value:,.4f}",
-        "count": lambda value: "–" if value is None else f"{value:,}",
-        "rate": lambda value: "–" if value is None else f"{value:.0%}",
-        "reward": lambda value: "–" if value is None else f"{value:g}",
-        "bytes": shown_bytes,
-        "time": shown_time,
+        "usd": _optional("${:,.4f}"),
+        "count": _optional("{:,}"),
+        "rate": _optional("{:.0%}"),
+        "reward": _optional("{:g}"),
+        "bytes": format_bytes,
+        "time": _optional("{:%Y-%m-%d %H:%M:%S}"),
         "clean": readable,
-        "svg": Markup,  # plots.py made it, and took out what is not a drawing
+        "svg": Markup,  # from plots.py, which removes active content
     }
-    env.globals |= {"outcome_words": _WORDS, "cache_rate": cache_rate, "why": why}
-    return env
+    templates.globals |= {"outcome_labels": _OUTCOME_LABELS, "cache_rate": cache_rate, "reason": reason}
+    return templates
 
 
-def render(template: str, **values: Any) -> str:
-    """A page. Lone surrogates, which no encoding of the web can carry, become question marks."""
-    text = environment().get_template(template).render(**values)
+def _optional(template: str) -> Callable[[float | datetime | None], str]:
+    """Return a filter that formats a value, and shows None as a dash."""
+    return lambda value: "–" if value is None else template.format(value)
+
+
+def render(template: str, **values: object) -> str:
+    """Render a page. Lone surrogates, which UTF-8 cannot carry, become question marks."""
+    text = _templates().get_template(template).render(**values)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @cache
 def static(name: str) -> str:
-    """A file of the package that a browser gets."""
+    """Return a static file of this package."""
     return (files("runner.pages") / "static" / name).read_text(encoding="utf-8")
 
 
 def cache_rate(use: ModelUse | None) -> float | None:
-    """The share of prompt tokens that came from the provider's cache."""
+    """Return the share of prompt tokens that came from the provider's cache."""
     return use.cache_hit_tokens / use.prompt_tokens if use is not None and use.prompt_tokens else None
 
 
-def why(row: TrialRow) -> str:
-    """In a few words why a trial did not pass, or what is odd about it."""
+def reason(row: TrialRow) -> str:
+    """Say in a few words why a trial did not pass, or what is unusual about it."""
     record = row.record
     if record is None:
         return row.phase
@@ -78,13 +90,13 @@ def why(row: TrialRow) -> str:
     return "; ".join(parts)
 
 
-def shown_bytes(value: int) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value = value / 1000  # type: ignore[assignment]
-    return f"{value:.1f} GB"
-
-
-def shown_time(value: datetime | None) -> str:
-    return "–" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+def format_bytes(value: int) -> str:
+    """Format a size for people."""
+    if value < 1000:
+        return f"{value} bytes"
+    size = value / 1000
+    for unit in ("KB", "MB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

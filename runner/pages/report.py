@@ -1,4 +1,4 @@
-"""The report: a job in one file that opens from the disk, asks no other host, and stays small."""
+"""The report: a job in one small HTML file that opens from the disk and contacts no host."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from runner.pages.render import render, static
 from runner.pages.trajectory import Limits
-from runner.pages.views import JobPage, TrialRow, job_page, one_trial
+from runner.pages.views import JobPage, TrialRow, build_trial_page, job_page
 
-# A job of 89 tasks is to stay under 2 MB; what comes beyond the trials is some tens of kilobytes.
-BUDGET_BYTES = 1_800_000
+# For all trials together, so that a job of 89 tasks stays under 2 MB.
+TRIALS_BYTES = 1_800_000
 LARGEST_TRIAL_BYTES = 400_000
-# Tried in turn for each trial, until it fits into its share.
+# Tried in turn until a trial fits into its share.
 _LIMITS = tuple(
     Limits(text=text, steps=steps)
     for text, steps in ((20_000, 1000), (4_000, 400), (1_500, 200), (600, 100), (300, 40), (120, 20), (60, 6))
@@ -22,7 +22,7 @@ _LIMITS = tuple(
 
 
 def make_report(path: Path) -> str:
-    """The report of the job in `path`, as HTML. Raises JobError."""
+    """Return the report of the job in `path` as HTML. Raises JobError."""
     job = job_page(path)
     script = static("page.js")
     style = f"{static('style.css')}\n{static('plots.css')}"
@@ -36,23 +36,23 @@ def make_report(path: Path) -> str:
 
 
 def _trials(path: Path, job: JobPage) -> Iterator[tuple[TrialRow, str]]:
-    """Each trial that has begun, with its part of the report; what one leaves unused the next may have."""
-    begun = [row for row in job.trials if row.outcome != "waiting"]
-    left = BUDGET_BYTES
-    first = 0  # what was too much for one trial will hardly fit for the next
-    for number, row in enumerate(begun):
-        share = min(LARGEST_TRIAL_BYTES, left // (len(begun) - number))
-        text = ""
+    """Yield each started trial with its HTML. Later trials may use what earlier ones left."""
+    rows = [row for row in job.trials if row.outcome != "waiting"]
+    left = TRIALS_BYTES
+    first = 0  # limits that were too large for one trial are probably too large for the next
+    for number, row in enumerate(rows):
+        share = min(LARGEST_TRIAL_BYTES, left // (len(rows) - number))
+        html = ""
         for index, limits in enumerate(_LIMITS[first:], first):
-            text = render("report_trial.html", trial=one_trial(path, job, row, limits))
-            if len(text.encode()) <= share:
+            html = render("report_trial.html", trial=build_trial_page(path, job, row, limits))
+            if len(html.encode()) <= share:
                 first = max(0, index - 1)
                 break
         else:
             first = len(_LIMITS) - 1
-            text = render("report_trial_short.html", row=row)
-        left -= len(text.encode())
-        yield row, text
+            html = render("report_trial_short.html", row=row)
+        left -= len(html.encode())
+        yield row, html
 
 
 def _hash(text: str) -> str:

@@ -1,31 +1,30 @@
-"""What the pages show of jobs and trials, read from their folders."""
+"""The contents of the pages, read from the folders of jobs and trials."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runner.jobs import JobDirectory, JobError
-from runner.jobs.lock import JobLock, PlannedTrial, read_lock
+from runner.jobs.lock import PlannedTrial
 from runner.jobs.results import JobRecord, StoredJob, read_job
 from runner.pages.plots import CostPoint, PhaseRow, context_size, reward_against_cost, time_by_phase
 from runner.pages.text import Excerpt, excerpt
-from runner.pages.trajectory import Limits, Trajectory, parts_at, read_trajectory
-from runner.results import TrialRecord, regular_file_inside
+from runner.pages.trajectory import Limits, Trajectory, first_different_step, read_trajectory
+from runner.results import RECORD_FILE, TrialRecord, regular_file_inside
 
 Outcome = Literal["passed", "failed", "errored", "cancelled", "running", "waiting"]
 
 _PHASE = re.compile(r"phase: (\w+)")
-_LOG_TAIL = 64 * 2**10
+_LOG_TAIL_BYTES = 64 * 2**10
 _MAX_FILES = 500
+_FINGERPRINTS_ONLY = Limits(text=1, steps=2)
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job in the list; `problem` where its folder cannot be read."""
+    """A job in the list. `problem` says why its folder cannot be read."""
 
     name: str
     record: JobRecord | None
@@ -34,7 +33,7 @@ class JobRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A planned trial, and its record once it has ended. `phase` is where a running one stands."""
+    """A planned trial. It has a record once it has ended, and a phase while it runs."""
 
     name: str
     task: str
@@ -46,7 +45,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """A task and its attempts, in order."""
+    """A task and its trials, in the order of attempts."""
 
     name: str
     trials: tuple[TrialRow, ...]
@@ -54,7 +53,7 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class JobPage:
-    """All of a job."""
+    """The page of a job."""
 
     name: str
     record: JobRecord
@@ -65,19 +64,20 @@ class JobPage:
 
     @property
     def agent(self) -> str:
-        """The agent's own name and version, once one has run; its file's or folder's name before."""
-        ran = next((row.record.agent for row in self.trials if row.record and row.record.agent.ended), None)
-        return f"{ran.name} {ran.version}" if ran else Path(self.record.agent).name
+        """The agent's name and version once it has run, before that its file's or folder's name."""
+        agents = (row.record.agent for row in self.trials if row.record and row.record.agent.ended)
+        agent = next(agents, None)
+        return f"{agent.name} {agent.version}" if agent else Path(self.record.agent).name
 
     @property
     def live(self) -> bool:
-        """Whether something may still change."""
+        """Whether the job is running."""
         return self.record.status == "running"
 
 
 @dataclass(frozen=True)
-class LeftFile:
-    """A file in a trial's folder: its path there, and bytes."""
+class FileEntry:
+    """A file in a trial's folder: its relative path, and its size in bytes."""
 
     path: str
     size: int
@@ -85,7 +85,7 @@ class LeftFile:
 
 @dataclass(frozen=True)
 class TrialPage:
-    """All of a trial."""
+    """The page of a trial."""
 
     job: JobPage
     row: TrialRow
@@ -95,72 +95,77 @@ class TrialPage:
     exception: Excerpt
     log: Excerpt
     agent_log: Excerpt
-    files: tuple[LeftFile, ...]
-    more_files: int
+    files: tuple[FileEntry, ...]
+    unlisted_files: int
 
     @property
     def live(self) -> bool:
+        """Whether the trial may still change."""
         return self.job.live and self.row.record is None
 
     @property
     def neighbours(self) -> tuple[TrialRow | None, TrialRow | None]:
-        """The trials before and after this one in the plan."""
-        names = [trial.name for trial in self.job.trials]
-        at = names.index(self.row.name)
+        """The trials before and after this one in planned order."""
         trials = self.job.trials
+        at = [trial.name for trial in trials].index(self.row.name)
         return (trials[at - 1] if at else None, trials[at + 1] if at + 1 < len(trials) else None)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The same attempt at the same task in two jobs; `parts` is the first step that differs."""
+class TrialPair:
+    """The same attempt at the same task in two jobs.
+
+    Attributes:
+        comparable: Both trials have a trajectory.
+        differs_at: The number of the first step that differs, or None.
+    """
 
     task: str
     attempt: int
-    one: TrialRow | None
-    other: TrialRow | None
-    parts: int | None = None
+    first: TrialRow | None
+    second: TrialRow | None
     comparable: bool = False
+    differs_at: int | None = None
 
     @property
-    def shared(self) -> bool:
-        """Whether both jobs have it."""
-        return self.one is not None and self.other is not None
+    def in_both(self) -> bool:
+        """Whether both jobs have the trial."""
+        return self.first is not None and self.second is not None
 
     @property
     def changed(self) -> bool:
-        """Whether both have it, and the outcome or the reward is another."""
-        if self.one is None or self.other is None:
+        """Whether both jobs have the trial, with different outcomes or rewards."""
+        if self.first is None or self.second is None:
             return False
-        rewards = [row.record.reward if row.record else None for row in (self.one, self.other)]
-        return self.one.outcome != self.other.outcome or rewards[0] != rewards[1]
+        rewards = [row.record.reward if row.record else None for row in (self.first, self.second)]
+        return self.first.outcome != self.second.outcome or rewards[0] != rewards[1]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two jobs side by side."""
+    """The page of two jobs side by side."""
 
-    one: JobPage
-    other: JobPage
-    pairs: tuple[Pair, ...]
-
-    @property
-    def shared(self) -> int:
-        """Attempts that both jobs have."""
-        return sum(pair.shared for pair in self.pairs)
+    first: JobPage
+    second: JobPage
+    pairs: tuple[TrialPair, ...]
 
     @property
-    def changed(self) -> int:
-        """Attempts whose result is another."""
+    def n_in_both(self) -> int:
+        """The number of trials that both jobs have."""
+        return sum(pair.in_both for pair in self.pairs)
+
+    @property
+    def n_changed(self) -> int:
+        """The number of trials whose result changed."""
         return sum(pair.changed for pair in self.pairs)
 
 
 def list_jobs(jobs: dict[str, Path]) -> list[JobRow]:
-    """The rows of these jobs, in their order."""
+    """Return the rows of these jobs, in their order."""
     rows: list[JobRow] = []
     for name, path in jobs.items():
         try:
-            record = JobRecord.model_validate_json((path / "capstan.json").read_bytes())
+            record = JobRecord.model_validate_json((path / RECORD_FILE).read_bytes())
             rows.append(JobRow(name, record))
         except (OSError, ValueError) as error:
             rows.append(JobRow(name, None, str(error).splitlines()[0]))
@@ -168,91 +173,90 @@ def list_jobs(jobs: dict[str, Path]) -> list[JobRow]:
 
 
 def job_page(path: Path) -> JobPage:
-    """A job, running or over. Raises JobError with one line where the folder is none."""
-    view = read_job(path)
-    lock = read_lock(view.directory.lock)
-    rows = _rows(view, lock)
+    """Read the page of a job. Raises JobError if the folder is not a job's."""
+    stored = read_job(path)
+    records = {record.trial_name: record for record in stored.trials}
+    rows = [_row(stored, planned, records.get(planned.trial_name)) for planned in stored.lock.trials]
     by_task: dict[int, list[TrialRow]] = {}
-    for planned, row in zip(lock.trials, rows, strict=True):
+    for planned, row in zip(stored.lock.trials, rows, strict=True):
         by_task.setdefault(planned.task, []).append(row)
-    records = view.trials
     return JobPage(
         name=path.name,
-        record=view.record,
+        record=stored.record,
         tasks=tuple(
-            TaskRow(lock.tasks[task].name, tuple(sorted(group, key=lambda row: row.attempt)))
+            TaskRow(stored.lock.tasks[task].name, tuple(sorted(group, key=lambda row: row.attempt)))
             for task, group in by_task.items()
         ),
         trials=tuple(rows),
         cost_plot=reward_against_cost(
             [
                 CostPoint(r.trial_name, r.metered.cost_usd, r.reward)
-                for r in records
+                for r in stored.trials
                 if r.metered is not None and r.metered.calls and r.reward is not None
             ]
         ),
-        time_plot=time_by_phase([PhaseRow(f"{r.task_name} {r.attempt}", _seconds(r)) for r in records]),
+        time_plot=time_by_phase([PhaseRow(f"{r.task_name} {r.attempt}", _seconds(r)) for r in stored.trials]),
     )
 
 
-def trial_page(path: Path, trial: str, limits: Limits = Limits()) -> TrialPage:  # noqa: B008 - it is frozen
-    """One trial of the job in `path`. Raises JobError, and KeyError where it has no such trial."""
+def trial_page(path: Path, trial: str) -> TrialPage:
+    """Read the page of a trial of the job in `path`.
+
+    Raises:
+        JobError: The folder is not a job's.
+        KeyError: The job has no such trial.
+    """
     job = job_page(path)
     row = next((row for row in job.trials if row.name == trial), None)
     if row is None:
         raise KeyError(trial)
-    return one_trial(path, job, row, limits)
+    return build_trial_page(path, job, row, Limits())
 
 
-def one_trial(path: Path, job: JobPage, row: TrialRow, limits: Limits) -> TrialPage:
-    """The page of a trial of a job that was read already."""
+def build_trial_page(path: Path, job: JobPage, row: TrialRow, limits: Limits) -> TrialPage:
+    """Return the page of a trial of a job that has been read."""
     folder = path / row.name
     trajectory = read_trajectory(folder, limits)
-    files, more = left_files(folder)
+    files, unlisted = _list_files(folder)
     return TrialPage(
         job=job,
         row=row,
         trajectory=trajectory,
         context_plot=context_size(
-            trajectory.context, [(number, mark.kind) for number, mark in trajectory.marks]
+            trajectory.context, [(number, compaction.kind) for number, compaction in trajectory.compactions]
         ),
         verifier=_tail(folder, "verifier/test-stdout.txt", limits.text),
         exception=_tail(folder, "exception.txt", limits.text),
         log=_tail(folder, "trial.log", limits.text),
         agent_log=_tail(folder, "agent/agent.log", limits.text),
         files=files,
-        more_files=more,
+        unlisted_files=unlisted,
     )
 
 
-def compare(one: Path, other: Path) -> Comparison:
-    """Two jobs, task by task and attempt by attempt. Raises JobError."""
-    left, right = job_page(one), job_page(other)
-    ours = {(row.task, row.attempt): row for row in left.trials}
-    theirs = {(row.task, row.attempt): row for row in right.trials}
-    pairs: list[Pair] = []
-    for key in dict.fromkeys([*ours, *theirs]):
-        a, b = ours.get(key), theirs.get(key)
-        parts, comparable = None, False
+def compare(first: Path, second: Path) -> Comparison:
+    """Compare two jobs, attempt by attempt. Changed results come first. Raises JobError."""
+    left, right = job_page(first), job_page(second)
+    left_rows = {(row.task, row.attempt): row for row in left.trials}
+    right_rows = {(row.task, row.attempt): row for row in right.trials}
+    pairs: list[TrialPair] = []
+    for task, attempt in dict.fromkeys([*left_rows, *right_rows]):
+        a, b = left_rows.get((task, attempt)), right_rows.get((task, attempt))
+        comparable, differs_at = False, None
         if a is not None and b is not None and a.record is not None and b.record is not None:
-            prints = [
-                read_trajectory(one / a.name, _PRINTS).prints,
-                read_trajectory(other / b.name, _PRINTS).prints,
-            ]
-            comparable = all(prints)
-            parts = parts_at(*prints) if comparable else None
-        pairs.append(Pair(key[0], key[1], a, b, parts, comparable))
-    pairs.sort(key=lambda pair: (not pair.changed, not pair.shared))
+            a_steps = read_trajectory(first / a.name, _FINGERPRINTS_ONLY).fingerprints
+            b_steps = read_trajectory(second / b.name, _FINGERPRINTS_ONLY).fingerprints
+            comparable = bool(a_steps and b_steps)
+            differs_at = first_different_step(a_steps, b_steps) if comparable else None
+        pairs.append(TrialPair(task, attempt, a, b, comparable, differs_at))
+    pairs.sort(key=lambda pair: (not pair.changed, not pair.in_both))
     return Comparison(left, right, tuple(pairs))
 
 
-_PRINTS = Limits(text=1, steps=2)
-
-
-def left_files(folder: Path) -> tuple[tuple[LeftFile, ...], int]:
-    """The regular files in a trial's folder, and how many more there are. Links are not followed."""
-    found: list[LeftFile] = []
-    more = 0
+def _list_files(folder: Path) -> tuple[tuple[FileEntry, ...], int]:
+    """Return the regular files in a folder, and how many more there are. Links are not followed."""
+    files: list[FileEntry] = []
+    unlisted = 0
     for path in sorted(folder.rglob("*")):
         try:
             if path.is_symlink() or not path.is_file():
@@ -260,26 +264,21 @@ def left_files(folder: Path) -> tuple[tuple[LeftFile, ...], int]:
             size = path.stat().st_size
         except OSError:
             continue
-        if len(found) < _MAX_FILES:
-            found.append(LeftFile(path.relative_to(folder).as_posix(), size))
+        if len(files) < _MAX_FILES:
+            files.append(FileEntry(path.relative_to(folder).as_posix(), size))
         else:
-            more += 1
-    return tuple(found), more
+            unlisted += 1
+    return tuple(files), unlisted
 
 
-def _rows(view: StoredJob, lock: JobLock) -> list[TrialRow]:
-    records = {record.trial_name: record for record in view.trials}
-    return [_row(view, lock, planned, records.get(planned.trial_name)) for planned in lock.trials]
-
-
-def _row(view: StoredJob, lock: JobLock, planned: PlannedTrial, record: TrialRecord | None) -> TrialRow:
-    task = lock.tasks[planned.task].name
+def _row(stored: StoredJob, planned: PlannedTrial, record: TrialRecord | None) -> TrialRow:
+    name, task = planned.trial_name, stored.lock.tasks[planned.task].name
     if record is not None:
-        return TrialRow(planned.trial_name, task, planned.attempt, _outcome(record), record)
-    folder = view.directory.root / planned.trial_name
-    if view.record.status != "running" or not folder.is_dir():
-        return TrialRow(planned.trial_name, task, planned.attempt, "waiting")
-    return TrialRow(planned.trial_name, task, planned.attempt, "running", phase=_phase(folder))
+        return TrialRow(name, task, planned.attempt, _outcome(record), record)
+    folder = stored.directory.root / name
+    if stored.record.status != "running" or not folder.is_dir():
+        return TrialRow(name, task, planned.attempt, "waiting")
+    return TrialRow(name, task, planned.attempt, "running", phase=_phase(folder))
 
 
 def _outcome(record: TrialRecord) -> Outcome:
@@ -290,8 +289,8 @@ def _outcome(record: TrialRecord) -> Outcome:
 
 def _phase(folder: Path) -> str:
     path = regular_file_inside(folder, "trial.log")
-    found = _PHASE.findall(_last_bytes(path).decode("utf-8", "replace")) if path else []
-    return found[-1] if found else ""
+    phases = _PHASE.findall(_last_bytes(path).decode("utf-8", "replace")) if path else []
+    return phases[-1] if phases else ""
 
 
 def _tail(folder: Path, relative: str, limit: int) -> Excerpt:
@@ -302,20 +301,12 @@ def _tail(folder: Path, relative: str, limit: int) -> Excerpt:
 def _last_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_TAIL))
-            return file.read(_LOG_TAIL)
+            file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            return file.read(_LOG_TAIL_BYTES)
     except OSError:
         return b""
 
 
 def _seconds(record: TrialRecord) -> dict[str, float]:
-    names = {name: name.replace("_", " ") for name in record.phases}
-    return {names[n]: s for n, timing in record.phases.items() if (s := timing.seconds) is not None}
-
-
-def known(paths: Sequence[Path]) -> list[Path]:
-    """These folders, each checked to be a job's. Raises JobError about the first that is none."""
-    for path in paths:
-        if not JobDirectory(path).record.is_file():
-            raise JobError(f"{path}: no job of this runner (it has no capstan.json)")
-    return list(paths)
+    phases = record.phases.items()
+    return {name.replace("_", " "): s for name, timing in phases if (s := timing.seconds) is not None}

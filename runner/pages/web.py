@@ -1,4 +1,4 @@
-"""The pages over HTTP: their routes, for the service as well, and a server of their own."""
+"""The pages over HTTP: their routes, which the service uses as well, and their own server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import uvicorn
@@ -19,8 +18,8 @@ from runner.pages.index import JobIndex
 from runner.pages.render import render, static
 from runner.pages.views import compare, job_page, list_jobs, trial_page
 from runner.results import regular_file_inside
-from runner.web.guard import Guard
-from runner.web.listen import ends_in_order, is_loopback, listen, url_of
+from runner.web.access import AccessMiddleware
+from runner.web.listen import exit_cleanly_on_signals, is_loopback, listen, url_of
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -37,46 +36,46 @@ PAGE_SIZE = 100
 
 
 def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
-    """The routes of all pages. `api`: there is an API beside them, with its page at /docs."""
+    """Return the routes of all pages. With `api` they link to the API's page at /docs."""
     pages = APIRouter(include_in_schema=False)
 
-    def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def page(template: str, status: int = 200, **values: object) -> HTMLResponse:
         return HTMLResponse(render(template, api=api, **values), status_code=status, headers=HEADERS)
 
-    def missing(what: str) -> HTMLResponse:
-        return page("missing.html", 404, what=what)
+    def not_found(message: str) -> HTMLResponse:
+        return page("not_found.html", 404, message=message)
 
-    def of_job(name: str, make: Callable[[Path], HTMLResponse]) -> HTMLResponse:
+    def with_job(name: str, make: Callable[[Path], HTMLResponse]) -> HTMLResponse:
         path = index.find(name)
         if path is None:
-            return missing("There is no job of this name here.")
+            return not_found("There is no job with this name.")
         try:
             return make(path)
         except JobError as error:
-            return missing(f"This job cannot be read: {error}")
+            return not_found(f"This job cannot be read: {error}")
         except KeyError:
-            return missing("This job has no such trial.")
+            return not_found("This job has no such trial.")
 
     @pages.get("/")
     def jobs(number: int = 1) -> HTMLResponse:
-        found = index.jobs()
-        number = min(max(1, number), max(1, -(-len(found) // PAGE_SIZE)))
-        shown = dict(list(found.items())[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
+        all_jobs = index.jobs()
+        number = min(max(1, number), max(1, -(-len(all_jobs) // PAGE_SIZE)))
+        shown = dict(list(all_jobs.items())[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
         return page(
             "jobs.html",
             rows=list_jobs(shown),
-            total=len(found),
+            total=len(all_jobs),
             number=number,
-            more=len(found) > number * PAGE_SIZE,
+            more=len(all_jobs) > number * PAGE_SIZE,
         )
 
     @pages.get("/jobs/{job}")
     def job(job: str) -> HTMLResponse:
-        return of_job(job, lambda path: page("job.html", job=job_page(path), names=list(index.jobs())))
+        return with_job(job, lambda path: page("job.html", job=job_page(path), names=list(index.jobs())))
 
     @pages.get("/jobs/{job}/trials/{trial}")
     def trial(job: str, trial: str) -> HTMLResponse:
-        return of_job(job, lambda path: page("trial.html", trial=trial_page(path, trial)))
+        return with_job(job, lambda path: page("trial.html", trial=trial_page(path, trial)))
 
     @pages.get("/compare")
     def compared(a: str = "", b: str = "") -> HTMLResponse:
@@ -85,28 +84,28 @@ def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
             return page("compare.html", names=names, a=a, b=b, comparison=None)
         other = index.find(b)
         if other is None:
-            return missing("There is no second job of this name here.")
-        return of_job(
+            return not_found("There is no second job with this name.")
+        return with_job(
             a,
             lambda path: page("compare.html", names=names, a=a, b=b, comparison=compare(path, other)),
         )
 
     @pages.get("/jobs/{job}/trials/{trial}/files/{file:path}")
-    def left_file(job: str, trial: str, file: str) -> Response:
-        path = index.find(job)
-        plain = path is not None and "/" not in trial and trial not in ("", ".", "..")
-        found = regular_file_inside(path / trial, file) if path is not None and plain else None
-        if found is None:
-            return missing("There is no such file.")
-        # Never rendered: it is data that an agent or a task wrote.
-        name = quote(found.name.encode("utf-8", "replace"))
+    def trial_file(job: str, trial: str, file: str) -> Response:
+        folder = index.find(job)
+        plain = "/" not in trial and trial not in ("", ".", "..")
+        path = regular_file_inside(folder / trial, file) if folder is not None and plain else None
+        if path is None:
+            return not_found("There is no such file.")
+        # An agent or a task wrote the file, so a browser must not render it.
+        name = quote(path.name.encode("utf-8", "replace"))
         headers = {**HEADERS, "Content-Disposition": f"attachment; filename*=utf-8''{name}"}
-        return FileResponse(found, media_type="application/octet-stream", headers=headers)
+        return FileResponse(path, media_type="application/octet-stream", headers=headers)
 
     @pages.get("/static/{name}")
     def static_file(name: str) -> Response:
         if name not in _STATIC:
-            return missing("There is no such file.")
+            return not_found("There is no such file.")
         return Response(
             static(name), media_type=_STATIC[name], headers={**HEADERS, "Cache-Control": "no-cache"}
         )
@@ -114,31 +113,31 @@ def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
     return pages
 
 
-def _add_missing(app: FastAPI) -> None:
-    """Answer every other address with a page that says so."""
+def _add_not_found(app: FastAPI) -> None:
+    """Answer every other address with a page."""
 
     @app.exception_handler(404)
     async def _(_: Request, __: Exception) -> HTMLResponse:
-        text = render("missing.html", api=False, what="There is nothing at this address.")
+        text = render("not_found.html", api=False, message="There is nothing at this address.")
         return HTMLResponse(text, status_code=404, headers=HEADERS)
 
 
 def serve(index: JobIndex, host: str, port: int) -> None:
-    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError where the address cannot be had."""
+    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if binding the address fails."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(make_pages(index))
-    _add_missing(app)
-    app.add_middleware(Guard, host=host)
+    _add_not_found(app)
+    app.add_middleware(AccessMiddleware, host=host)
     listener = listen(host, port)
     try:
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False
         )
-        sys.stderr.write(f"Jobs are shown at {url_of(listener)} (Ctrl-C ends it)\n")
+        sys.stderr.write(f"Serving jobs at {url_of(listener)} (stop with Ctrl-C)\n")
         if not is_loopback(host):
-            sys.stderr.write(f"WARNING: other machines reach {host}, and can read all of these jobs.\n")
+            sys.stderr.write(f"WARNING: other machines can reach {host} and read these jobs.\n")
         sys.stderr.flush()
-        ends_in_order()
+        exit_cleanly_on_signals()
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
     finally:
         listener.close()

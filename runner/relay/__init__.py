@@ -1,11 +1,10 @@
-"""The model relay: the only way out of an isolated run, and the one place that knows the real key."""
+"""The model relay. It is the only way out of an isolated run, and only it knows the real key."""
 
 from runner.relay.accounts import RunAccount, RunUsage
 from runner.relay.cassette import CassetteError
-from runner.relay.parameters import WithParameters
 from runner.relay.relay import Relay
 from runner.relay.replay import RecordUpstream, ReplayUpstream
-from runner.relay.upstream import LiveUpstream, Upstream
+from runner.relay.upstream import LiveUpstream, Upstream, WithParameters
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse
 
 __all__ = [

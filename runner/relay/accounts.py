@@ -1,4 +1,4 @@
-"""What each run may spend and has spent: tokens of access, budgets, rates."""
+"""Accounts of runs: their tokens, budgets and rate limits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
 
 from runner.relay.meter import CallUsage
 from runner.relay.wire import ApiError
@@ -19,10 +19,14 @@ _WINDOW_SEC = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RunUsage:
-    """What a run has used so far. Money is US dollars.
+    """Tokens and cost of a run so far.
 
-    `prompt_tokens` include the cached ones. `calls` were answered with status 200, `errors` were
-    not, or broke off. `estimated` is true where an answer did not state its usage: the relay counted it.
+    Attributes:
+        calls: Calls that were answered with status 200, to the end.
+        errors: Calls that were refused, failed or broke off.
+        prompt_tokens: Cached tokens are included.
+        cost_usd: US dollars.
+        estimated: A response did not state its usage, so the relay counted the tokens.
     """
 
     name: str
@@ -39,7 +43,7 @@ class RunUsage:
 
 @dataclass(frozen=True, slots=True)
 class RunAccount:
-    """A run's access to the relay: `token` is the key that its agent is given, `base_url` the address."""
+    """A run's access to the relay: the key and the address that its agent is given."""
 
     id: str
     name: str
@@ -50,18 +54,18 @@ class RunAccount:
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """How many requests one run may have in a minute (None: any number) and at once."""
+    """The request limits of each run. `requests_per_minute` None means no limit."""
 
-    per_minute: int | None = 600
-    at_once: int = 64
+    requests_per_minute: int | None = 600
+    concurrent_requests: int = 64
 
 
 class RunBudget:
-    """The budget of one run: what it may spend and has spent, and how often it may call.
+    """The budget of one run, and its rate limits.
 
-    A call reserves what it may cost before it goes out. A call that the reservations of others would take
-    over the limit waits for them; one that finds the money spent gets 402. So calls side by side cannot
-    spend the same dollar, and the bill passes the limit by no more than the last single call.
+    A call reserves its maximum cost before it is sent. If the reservations of other calls leave too
+    little for it, it waits for them. If the limit is reached, it is refused with 402. So concurrent
+    calls cannot spend the same dollar, and the total exceeds the limit by one call at most.
     """
 
     def __init__(
@@ -79,16 +83,19 @@ class RunBudget:
 
     @property
     def usage(self) -> RunUsage:
+        """The usage of all settled calls."""
         return self._usage
 
     @contextlib.contextmanager
-    def slot(self) -> Iterator[None]:
-        """Counts a request while it lasts.
+    def slot(self) -> Generator[None]:
+        """Count a request against the rate limits while it runs.
 
-        Raises ApiError 429 with Retry-After where there are too many at once or were too many in a minute.
+        Raises:
+            ApiError: 429 with Retry-After, if the run has too many requests at once or had too many
+                within the last minute.
         """
-        if self._running >= self._limits.at_once:
-            message = f"the relay takes {self._limits.at_once} requests at once from one run"
+        if self._running >= self._limits.concurrent_requests:
+            message = f"the relay takes {self._limits.concurrent_requests} requests at once from one run"
             raise ApiError(429, message, code="relay_rate", retry_after=1.0)
         self._check_rate()
         self._running += 1
@@ -98,7 +105,7 @@ class RunBudget:
             self._running -= 1
 
     def _check_rate(self) -> None:
-        limit = self._limits.per_minute
+        limit = self._limits.requests_per_minute
         if limit is None:
             return
         now = self._clock()
@@ -110,22 +117,21 @@ class RunBudget:
             raise ApiError(429, message, code="relay_rate", retry_after=wait)
         self._recent.append(now)
 
-    async def reserve(self, worst_usd: float) -> int:
-        """Admits a call that may cost so much, and gives its reservation's number. Raises ApiError 402."""
+    async def reserve(self, maximum_usd: float) -> int:
+        """Admit a call with this maximum cost and return the number of its reservation.
+
+        Raises ApiError 402 if the limit is reached.
+        """
         async with self._settled:
-            await self._settled.wait_for(lambda: self._exhausted or self._admits(worst_usd))
-            self.check_budget()
+            await self._settled.wait_for(lambda: self._exhausted or self._admits(maximum_usd))
+            if self._exhausted:
+                raise self.limit_error()
             number, self._next = self._next, self._next + 1
-            self._reserved[number] = worst_usd
+            self._reserved[number] = maximum_usd
             return number
 
-    def check_budget(self) -> None:
-        """Raises ApiError 402 where the limit is reached."""
-        if self._exhausted:
-            raise self.spent_error()
-
-    def spent_error(self) -> ApiError:
-        """The 402 of a run that has no money left."""
+    def limit_error(self) -> ApiError:
+        """Return the 402 of a run that has reached its cost limit."""
         return ApiError(
             402,
             f"Insufficient Balance: this run has spent ${self._usage.cost_usd:.4f} of its limit of "
@@ -133,20 +139,20 @@ class RunBudget:
             code="relay_cost_limit",
         )
 
-    async def settled(self) -> None:
-        """Waits until no call is under way."""
+    async def wait_settled(self) -> None:
+        """Wait until every call is settled."""
         async with self._settled:
             await self._settled.wait_for(lambda: not self._reserved)
 
-    def would_end(self, running_usd: float) -> bool:
-        """Whether a call under way that has cost so much already takes the run to its limit."""
+    def would_exhaust(self, call_usd: float) -> bool:
+        """Return whether a running call that has cost this much so far reaches the limit."""
         limit = self.account.cost_limit_usd
-        return limit is not None and self._usage.cost_usd + running_usd >= limit
+        return limit is not None and self._usage.cost_usd + call_usd >= limit
 
     async def settle(
         self, number: int, usage: CallUsage | None, cost_usd: float, model: str | None, *, failed: bool
     ) -> None:
-        """Ends a reservation and books what the call really used (None: nothing)."""
+        """Release a reservation and record what the call used. `usage` None means nothing."""
         used = usage or CallUsage()
         old = self._usage
         models = old.models if model is None or model in old.models else (*old.models, model)
@@ -166,29 +172,24 @@ class RunBudget:
         async with self._settled:
             self._settled.notify_all()
 
-    def refused(self) -> None:
-        """Books a request that the relay itself refused."""
-        old = self._usage
-        self._usage = RunUsage(**{**_fields(old), "errors": old.errors + 1})
+    def count_refusal(self) -> None:
+        """Record a request that the relay refused."""
+        self._usage = replace(self._usage, errors=self._usage.errors + 1)
 
     @property
     def _exhausted(self) -> bool:
         limit = self.account.cost_limit_usd
         return limit is not None and self._usage.cost_usd >= limit
 
-    def _admits(self, worst_usd: float) -> bool:
+    def _admits(self, maximum_usd: float) -> bool:
         limit = self.account.cost_limit_usd
         if limit is None or not self._reserved:
             return True
-        return self._usage.cost_usd + sum(self._reserved.values()) + worst_usd <= limit
-
-
-def _fields(usage: RunUsage) -> dict[str, object]:
-    return {name: getattr(usage, name) for name in RunUsage.__slots__}
+        return self._usage.cost_usd + sum(self._reserved.values()) + maximum_usd <= limit
 
 
 class Accounts:
-    """All open runs, by token."""
+    """The open accounts, by token."""
 
     def __init__(self, limits: RunLimits) -> None:
         self._limits = limits
@@ -196,6 +197,7 @@ class Accounts:
         self._number = 0
 
     def open(self, name: str, base_url: str, cost_limit_usd: float | None) -> RunAccount:
+        """Open an account with a new token."""
         self._number += 1
         token = TOKEN_PREFIX + secrets.token_hex(20)
         account = RunAccount(f"{self._number}-{name}", name, token, base_url, cost_limit_usd)
@@ -203,7 +205,9 @@ class Accounts:
         return account
 
     def find(self, token: str) -> RunBudget | None:
+        """Return the budget of an open account."""
         return self._open.get(token)
 
     def close(self, token: str) -> RunBudget:
+        """Close an account and return its budget. Raises KeyError for an unknown token."""
         return self._open.pop(token)

@@ -1,4 +1,4 @@
-"""The relay's HTTP side: who may send what, and the passage of an answer chunk by chunk."""
+"""The relay's HTTP application: checks requests, passes them on and meters the responses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -24,40 +22,40 @@ _log = logging.getLogger(__name__)
 
 PATHS = ("/chat/completions", "/v1/chat/completions")
 MODEL_HEADER = "x-capstan-model"
-# Characters of JSON that make a token, at the least: the reservation and the cut-off err on the safe side.
+# A low estimate of the bytes of JSON per token. Reservations are therefore too high, not too low.
 _BYTES_PER_TOKEN = 3
 
 
-class _ClientGone(Exception):
-    """The agent hung up."""
+class _ClientDisconnected(Exception):
+    """The agent closed the connection."""
 
 
 class _LimitReached(Exception):
-    """The cost limit was reached while an answer was streaming."""
-
-
-@dataclass(frozen=True, slots=True)
-class RelayRules:
-    """What the relay lets through."""
-
-    allowed_models: Sequence[str] | None
-    max_request_bytes: int
+    """The cost limit was reached while a response was streaming."""
 
 
 class RelayApp:
-    """An ASGI application. One instance serves the socket and the port."""
+    """The relay as an ASGI application. One instance serves both the socket and the port.
+
+    Args:
+        allowed_models: The models that may be called. None means any.
+        now: Tells peak from off-peak prices.
+    """
 
     def __init__(
         self,
         upstream: Upstream,
         accounts: Accounts,
-        rules: RelayRules,
+        *,
+        allowed_models: Sequence[str] | None,
+        max_request_bytes: int,
         prices: PriceTable,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._upstream = upstream
         self._accounts = accounts
-        self._rules = rules
+        self._allowed_models = allowed_models
+        self._max_request_bytes = max_request_bytes
         self._prices = prices
         self._now = now
         self._counts = TokenCounts()
@@ -66,22 +64,22 @@ class RelayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        answer = _Answer(send, self._label)
+        response = _ResponseWriter(send, self._label)
         budget: RunBudget | None = None
         try:
             _check_path(scope)
             headers = Headers(scope=scope)
             budget = self._authenticate(headers)
             with budget.slot():
-                body = await _read_body(headers, receive, self._rules.max_request_bytes)
+                body = await _read_body(headers, receive, self._max_request_bytes)
                 request = ModelRequest(body, parse_payload(body), budget.account.id)
                 self._check_model(request)
-                await _while_connected(receive, self._serve(request, budget, answer))
+                await _while_connected(receive, self._serve(request, budget, response))
         except ApiError as error:
             if budget is not None:
-                budget.refused()
-            await answer.error(error)
-        except _ClientGone:
+                budget.count_refusal()
+            await response.error(error)
+        except _ClientDisconnected:
             pass
 
     def _authenticate(self, headers: Headers) -> RunBudget:
@@ -93,7 +91,7 @@ class RelayApp:
         return budget
 
     def _check_model(self, request: ModelRequest) -> None:
-        allowed = self._rules.allowed_models
+        allowed = self._allowed_models
         if allowed is not None and request.model not in allowed:
             raise ApiError(
                 403,
@@ -101,75 +99,77 @@ class RelayApp:
                 code="relay_model",
             )
 
-    async def _serve(self, request: ModelRequest, budget: RunBudget, answer: _Answer) -> None:
-        """Sends one admitted call on, passes the answer, and books it whatever happens."""
-        number = await budget.reserve(self._worst_cost(request))
+    async def _serve(self, request: ModelRequest, budget: RunBudget, response: _ResponseWriter) -> None:
+        """Make an admitted call, pass on its response, and settle it however it ends."""
+        number = await budget.reserve(self._maximum_cost(request))
         meter = UsageMeter(stream=request.stream)
-        response: UpstreamResponse | None = None
+        upstream_response: UpstreamResponse | None = None
         failure: ApiError | None = None
         complete = False
         try:
-            response = await self._upstream.send(request)
-            await self._pass(request, response, meter, budget, answer)
+            upstream_response = await self._upstream.send(request)
+            await self._forward(request, upstream_response, meter, budget, response)
             complete = True
         except StreamDropped:
-            return  # without the last chunk: the server cuts the connection
+            return  # without a last chunk, so the server cuts the connection
         except _LimitReached:
-            failure = budget.spent_error()
+            failure = budget.limit_error()
         except ApiError as error:
             failure = error
         except Exception as error:
             _log.exception("call of run %s failed in the relay", budget.account.name)
             failure = ApiError(500, f"the relay failed: {type(error).__name__}", code="relay_error")
         finally:
-            # Booked before the answer ends, so that who has read all of it finds it in the books; and booked
-            # also when the agent hung up, which cancels this task: what was sent is paid for.
-            await asyncio.shield(self._settle(request, response, meter, budget, number, complete))
+            # Settled before the response ends, so that a client that has read it all finds the
+            # call in the usage. An agent that disconnects cancels this task, but the provider
+            # still charges for the tokens.
+            await asyncio.shield(self._settle(request, upstream_response, meter, budget, number, complete))
         if failure is not None:
-            await answer.error(failure)
+            await response.error(failure)
         else:
-            await answer.end()
+            await response.end()
 
-    async def _pass(
+    async def _forward(
         self,
         request: ModelRequest,
-        response: UpstreamResponse,
+        upstream_response: UpstreamResponse,
         meter: UsageMeter,
         budget: RunBudget,
-        answer: _Answer,
+        response: _ResponseWriter,
     ) -> None:
-        await answer.start(response.status, response.headers)
-        prompt_floor = self._floor(request, len(request.body) // (2 * _BYTES_PER_TOKEN), 0)
-        event_floor = self._floor(request, 0, 1)
+        await response.start(upstream_response.status, upstream_response.headers)
+        minimum_prompt_tokens = len(request.body) // (2 * _BYTES_PER_TOKEN)
+        prompt_cost = self._minimum_cost(request, hit=minimum_prompt_tokens)
+        event_cost = self._minimum_cost(request, output=1)
         limited = budget.account.cost_limit_usd is not None and request.stream
-        async for chunk in response.body:
-            await answer.chunk(chunk)
+        async for chunk in upstream_response.body:
+            await response.chunk(chunk)
             meter.feed(chunk)
-            if limited and budget.would_end(prompt_floor + meter.events * event_floor):
+            if limited and budget.would_exhaust(prompt_cost + meter.events * event_cost):
                 raise _LimitReached
 
     async def _settle(
         self,
         request: ModelRequest,
-        response: UpstreamResponse | None,
+        upstream_response: UpstreamResponse | None,
         meter: UsageMeter,
         budget: RunBudget,
         number: int,
         complete: bool,
     ) -> None:
+        answered = upstream_response is not None and upstream_response.status == 200
         usage: CallUsage | None = None
         try:
-            if response is not None:
-                await response.aclose()
-                if response.status == 200:
-                    usage = meter.reported()
-                    if usage is None:
-                        usage = await asyncio.to_thread(meter.estimate, request.payload, self._counts)
+            if upstream_response is not None:
+                await upstream_response.aclose()
+            if answered:
+                usage = meter.reported()
+                if usage is None:
+                    usage = await asyncio.to_thread(meter.estimate, request.payload, self._counts)
         finally:
-            answered = response is not None and response.status == 200
             model = (meter.model or request.model) if answered else None
             cost = self._cost(model or request.model, usage) if usage else 0.0
-            # Clients hang up at [DONE], often before the upstream's own end arrives.
+            # Clients disconnect at [DONE], often before the upstream's own end arrives.
             failed = not (answered and (complete or meter.done))
             await budget.settle(number, usage, cost, model, failed=failed)
 
@@ -182,12 +182,11 @@ class RelayApp:
             at=self._now(),
         )
 
-    def _floor(self, request: ModelRequest, hit: int, output: int) -> float:
-        """What a call has cost at the least."""
+    def _minimum_cost(self, request: ModelRequest, *, hit: int = 0, output: int = 0) -> float:
         return self._prices.cost(request.model, hit=hit, miss=0, output=output, at=self._now())
 
-    def _worst_cost(self, request: ModelRequest) -> float:
-        """What a call may cost: the whole prompt missed and the output used up."""
+    def _maximum_cost(self, request: ModelRequest) -> float:
+        """Return the cost of a call with no cache hits that uses up its output limit."""
         card = self._prices.card(request.model)
         asked = request.payload.get("max_tokens")
         output = asked if isinstance(asked, int) and asked > 0 else card.max_output_tokens
@@ -195,8 +194,8 @@ class RelayApp:
         return self._prices.cost(request.model, hit=0, miss=prompt, output=output, at=self._now())
 
 
-class _Answer:
-    """The way back to the agent."""
+class _ResponseWriter:
+    """Sends one response to the agent. Every response but a real model's carries `label`."""
 
     def __init__(self, send: Send, label: str | None) -> None:
         self._send = send
@@ -217,7 +216,7 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": data})
 
     async def error(self, error: ApiError) -> None:
-        """The whole answer is a refusal; in the middle of a stream, its last event is."""
+        """Send the error as the whole response, or as the last event of a started stream."""
         body = error.body()
         if self._started:
             await self.end(b"data: " + body + b"\n\n")
@@ -227,7 +226,7 @@ class _Answer:
 
 
 def model_label(upstream: Upstream) -> str | None:
-    """What the header `x-capstan-model` says: nothing for a real model."""
+    """Return the value of the header `x-capstan-model`. A real model has none."""
     if upstream.scripted:
         return "scripted"
     return "replayed" if upstream.mode == "replay" else None
@@ -253,7 +252,7 @@ async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _ClientGone
+            raise _ClientDisconnected
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
@@ -263,24 +262,24 @@ async def _read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` until it ends or the agent hangs up, which cancels it. Raises _ClientGone then."""
+async def _while_connected(receive: Receive, work: Coroutine[object, object, None]) -> None:
+    """Run `work` to its end. Cancels it and raises _ClientDisconnected if the agent disconnects."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnect(receive))
+    disconnect = asyncio.ensure_future(_wait_disconnect(receive))
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise _ClientGone
+            raise _ClientDisconnected
         task.result()
     finally:
-        for each in (watch, task):
+        for each in (disconnect, task):
             if not each.done():
                 each.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(task, watch, return_exceptions=True)
+            await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _disconnect(receive: Receive) -> None:
+async def _wait_disconnect(receive: Receive) -> None:
     message: Message = {"type": ""}
     while message["type"] != "http.disconnect":
         message = await receive()

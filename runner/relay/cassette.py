@@ -1,10 +1,15 @@
-"""Cassettes: model calls and their answers in one JSON-lines file, and the upstreams that write and read it.
+"""Cassettes: recorded model calls in one JSON-lines file.
 
-Lines, in order: a header `{"cassette": 1, "origin": …, "describe": …}`; parts of requests
-`{"part": <digest>, "value": …}` (each message and the tools once, so that a conversation that grows does not
-make a file that grows with its square); exchanges `{"digest", "request", "status", "headers", "chunks",
-"ended"}`, where `request` names its parts. A chunk is a string, or `{"base64": …}` where its bytes alone are
-no UTF-8. A last line that a crash cut short is ignored.
+The lines, in order:
+
+- a header: `{"cassette": 1, "origin": …, "describe": …}`
+- parts of requests: `{"part": <digest>, "value": …}`. Each message and each tool is stored once, so
+  that the file does not grow with the square of a conversation's length.
+- calls: `{"digest", "request", "status", "headers", "chunks", "ended"}`, where `request` refers to
+  its messages and tools by digest. A chunk is a string, or `{"base64": …}` if it is not valid UTF-8
+  by itself.
+
+A last line that a crash cut short is ignored.
 """
 
 from __future__ import annotations
@@ -14,16 +19,19 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
+from pydantic import BaseModel, BeforeValidator, SkipValidation, ValidationError
+
+from runner.json_values import JsonObject, as_object, as_text, is_list, is_object
 from runner.relay.accounts import TOKEN_PREFIX
 
 FORMAT = 1
-# Who asks, not what is asked: these must not keep a replay from matching.
-_VOLATILE = frozenset({"user", "user_id", "metadata", "safety_identifier", "prompt_cache_key"})
+# These identify the caller, so they must not keep a replay from matching.
+_CALLER_FIELDS = frozenset({"user", "user_id", "metadata", "safety_identifier", "prompt_cache_key"})
 _RUN_TOKEN = re.compile(re.escape(TOKEN_PREFIX) + r"[0-9a-f]{40}")
 _HIDDEN = "***"
 
@@ -31,43 +39,51 @@ Ended = Literal["complete", "dropped"]
 
 
 class CassetteError(Exception):
-    """A cassette that cannot be used: one line that says which file and why."""
+    """A cassette cannot be used. The message is one line with the file and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
-    """One call and its answer, without secrets."""
+def _decoded(chunk: object) -> bytes:
+    return chunk.encode() if isinstance(chunk, str) else base64.b64decode(as_text(as_object(chunk)["base64"]))
+
+
+class _Header(BaseModel):
+    cassette: int | None = None
+    origin: str = ""
+    describe: str = ""
+
+
+class RecordedCall(BaseModel, frozen=True):
+    """One call and its response, without secrets."""
 
     digest: str
-    request: Mapping[str, Any]
+    request: Annotated[JsonObject, SkipValidation]
     status: int
-    headers: Mapping[str, str]
-    chunks: tuple[bytes, ...]
+    headers: dict[str, str]
+    chunks: tuple[Annotated[bytes, BeforeValidator(_decoded)], ...]
     ended: Ended
 
-    async def body(self) -> AsyncIterator[bytes]:
-        for chunk in self.chunks:
-            yield chunk
+
+def clean_request(payload: JsonObject, secrets: Sequence[str]) -> JsonObject:
+    """Return a request as it is stored and compared: without caller, run tokens and secrets."""
+    compared = {name: value for name, value in payload.items() if name not in _CALLER_FIELDS}
+    return json.loads(scrub(canonical(compared), secrets))
 
 
-def clean_request(payload: Mapping[str, Any], secrets: Sequence[str]) -> dict[str, Any]:
-    """A request as it is compared and stored: no volatile keys, no run token, no secret."""
-    kept = {name: value for name, value in payload.items() if name not in _VOLATILE}
-    return json.loads(scrub(canonical(kept), secrets))
-
-
-def request_digest(cleaned: Mapping[str, Any]) -> str:
-    """SHA-256 of a cleaned request, in hex. Order of keys does not matter."""
+def request_digest(cleaned: JsonObject) -> str:
+    """Return the SHA-256 (hex) of a cleaned request. The order of keys does not matter."""
     return hashlib.sha256(canonical(cleaned).encode()).hexdigest()
 
 
-def canonical(value: Any) -> str:
-    # ASCII: lone surrogates, which JSON can carry and UTF-8 cannot, survive as escapes.
+def canonical(value: object) -> str:
+    """Return a value as JSON in ASCII with sorted keys.
+
+    ASCII keeps lone surrogates as escapes. JSON can carry them, and UTF-8 cannot.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def scrub(text: str, secrets: Sequence[str]) -> str:
-    """A text without run tokens and without any of the secrets."""
+    """Replace run tokens and secrets in a text."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, _HIDDEN)
@@ -75,7 +91,10 @@ def scrub(text: str, secrets: Sequence[str]) -> str:
 
 
 class CassetteWriter:
-    """Appends exchanges. One writer a file; a line is written in one piece."""
+    """Appends calls to a cassette. A file must have one writer only.
+
+    Raises CassetteError for a file that is not a cassette or was recorded from another origin.
+    """
 
     def __init__(self, path: Path, *, origin: str, describe: str, secrets: Sequence[str]) -> None:
         self._secrets = secrets
@@ -84,9 +103,11 @@ class CassetteWriter:
         if path.exists() and path.stat().st_size:
             old = Cassette.load(path)
             if old.origin != origin:
-                raise CassetteError(f"{path}: was recorded from {old.origin}, cannot go on with {origin}")
+                raise CassetteError(
+                    f"{path}: was recorded from {old.origin}; choose another file for {origin}"
+                )
             self._parts = set(old.parts)
-            _drop_torn_line(path)
+            _drop_incomplete_line(path)
             self._file = path.open("ab")
         else:
             self._file = path.open("wb")
@@ -95,108 +116,101 @@ class CassetteWriter:
 
     async def add(
         self,
-        cleaned: dict[str, Any],
+        cleaned: JsonObject,
         status: int,
         headers: Mapping[str, str],
-        chunks: list[bytes],
+        chunks: Sequence[bytes],
         ended: Ended,
     ) -> None:
-        """Writes one exchange to the file, and out of this process's memory."""
+        """Append one call. Its request must come from `clean_request`."""
+
+        def write() -> None:
+            request = dict(cleaned)
+            for name in ("messages", "tools"):
+                if is_list(values := cleaned.get(name)):
+                    request[name] = [self._part(value) for value in values]
+            self._write(
+                {
+                    "digest": request_digest(cleaned),
+                    "request": request,
+                    "status": status,
+                    "headers": dict(headers),
+                    "chunks": [_encoded(chunk, self._secrets) for chunk in chunks],
+                    "ended": ended,
+                }
+            )
+            self._file.flush()
+
         async with self._lock:
-            await asyncio.to_thread(self._add, cleaned, status, headers, chunks, ended)
+            await asyncio.to_thread(write)
 
-    def _add(
-        self,
-        cleaned: dict[str, Any],
-        status: int,
-        headers: Mapping[str, str],
-        chunks: list[bytes],
-        ended: Ended,
-    ) -> None:
-        request = dict(cleaned)
-        for name in ("messages", "tools"):
-            if isinstance(request.get(name), list):
-                request[name] = [self._part(value) for value in request[name]]
-        self._write(
-            {
-                "digest": request_digest(cleaned),
-                "request": request,
-                "status": status,
-                "headers": dict(headers),
-                "chunks": [_encoded(chunk, self._secrets) for chunk in chunks],
-                "ended": ended,
-            }
-        )
-        self._file.flush()
-
-    def _part(self, value: Any) -> str:
+    def _part(self, value: object) -> str:
+        """Return the digest of a part, and write the part if it is new."""
         digest = hashlib.sha256(canonical(value).encode()).hexdigest()[:32]
         if digest not in self._parts:
             self._parts.add(digest)
             self._write({"part": digest, "value": value})
         return digest
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: JsonObject) -> None:
         self._file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Cassette:
-    """A cassette that was read whole."""
+    """A cassette in memory. `parts` are the values of its parts by digest."""
 
     path: Path
     origin: str
     describe: str
-    parts: Mapping[str, Any]
+    parts: Mapping[str, object]
     calls: tuple[RecordedCall, ...]
 
     @classmethod
     def load(cls, path: Path) -> Cassette:
-        """Raises CassetteError where the file cannot be read or is no cassette."""
+        """Read a cassette. Raises CassetteError."""
         try:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
             raise CassetteError(f"{path}: {error.strerror}") from None
-        torn = lines.pop()  # empty where the file ends with a whole line
-        header: dict[str, Any] = {}
-        parts: dict[str, Any] = {}
+        incomplete = lines.pop()  # empty if the file ends with a complete line
+        header = _Header()
+        parts: dict[str, object] = {}
         calls: list[RecordedCall] = []
         for number, line in enumerate(lines, 1):
             try:
-                entry = json.loads(line)
+                entry = as_object(json.loads(line))
                 if number == 1:
-                    header = entry
+                    header = _Header.model_validate(entry)
                 elif "part" in entry:
-                    parts[entry["part"]] = entry["value"]
+                    parts[as_text(entry["part"])] = entry["value"]
                 else:
                     calls.append(_recorded_call(entry, parts))
-            except (ValueError, KeyError, TypeError) as error:
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                field = ".".join(str(part) for part in first["loc"]) or "entry"
+                raise CassetteError(f"{path}: line {number}: {field}: {first['msg']}") from None
+            except (ValueError, KeyError) as error:
                 raise CassetteError(f"{path}: line {number}: {type(error).__name__}: {error}") from None
-        if header.get("cassette") != FORMAT:
-            found = "cut short" if torn and not lines else f"format {header.get('cassette')!r}"
-            raise CassetteError(f"{path}: not a cassette of format {FORMAT} ({found})")
-        return cls(path, header["origin"], header["describe"], parts, tuple(calls))
+        if header.cassette != FORMAT:
+            reason = "cut short" if incomplete and not lines else f"format {header.cassette!r}"
+            raise CassetteError(f"{path}: not a cassette of format {FORMAT} ({reason})")
+        return cls(path, header.origin, header.describe, parts, tuple(calls))
 
 
-def _recorded_call(entry: Mapping[str, Any], parts: Mapping[str, Any]) -> RecordedCall:
-    request = dict(entry["request"])
+def _recorded_call(entry: JsonObject, parts: Mapping[str, object]) -> RecordedCall:
+    request = dict(as_object(entry.get("request")))
     for name in ("messages", "tools"):
-        if isinstance(request.get(name), list):
-            request[name] = [parts[digest] for digest in request[name]]
-    return RecordedCall(
-        digest=entry["digest"],
-        request=request,
-        status=entry["status"],
-        headers=entry["headers"],
-        chunks=tuple(_decoded(chunk) for chunk in entry["chunks"]),
-        ended=entry["ended"],
-    )
+        if is_list(digests := request.get(name)):
+            request[name] = [parts[as_text(digest)] for digest in digests]
+    return RecordedCall.model_validate({**entry, "request": request})
 
 
-def _drop_torn_line(path: Path) -> None:
+def _drop_incomplete_line(path: Path) -> None:
     with path.open("rb+") as file:
         data = file.read()
         file.truncate(data.rfind(b"\n") + 1)
@@ -211,30 +225,28 @@ def _encoded(chunk: bytes, secrets: Sequence[str]) -> str | dict[str, str]:
         return {"base64": base64.b64encode(chunk).decode()}
 
 
-def _decoded(chunk: str | Mapping[str, str]) -> bytes:
-    return chunk.encode() if isinstance(chunk, str) else base64.b64decode(chunk["base64"])
+def first_difference(ours: object, theirs: object, path: str = "$") -> tuple[str, object, object] | None:
+    """Return where two JSON values first differ, or None.
 
-
-def first_difference(ours: Any, theirs: Any, path: str = "$") -> tuple[str, Any, Any] | None:
-    """Where two JSON values first differ: (JSON path, value in the first, value in the second), or None.
-
-    A missing key or element shows as the word `absent`.
+    Returns:
+        The JSON path, the first value there and the second. A missing key or element is shown as
+        the word `absent`.
     """
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+    if is_object(ours) and is_object(theirs):
         for name in [*ours, *(name for name in theirs if name not in ours)]:
             where = f"{path}.{name}"
             if name not in theirs or name not in ours:
                 return where, ours.get(name, "absent"), theirs.get(name, "absent")
-            if found := first_difference(ours[name], theirs[name], where):
-                return found
+            if difference := first_difference(ours[name], theirs[name], where):
+                return difference
         return None
-    if isinstance(ours, list) and isinstance(theirs, list):
+    if is_list(ours) and is_list(theirs):
         for index in range(max(len(ours), len(theirs))):
             where = f"{path}[{index}]"
             if index >= len(ours) or index >= len(theirs):
                 absent = ["absent"]
                 return where, (ours[index:] or absent)[0], (theirs[index:] or absent)[0]
-            if found := first_difference(ours[index], theirs[index], where):
-                return found
+            if difference := first_difference(ours[index], theirs[index], where):
+                return difference
         return None
     return None if ours == theirs and type(ours) is type(theirs) else (path, ours, theirs)

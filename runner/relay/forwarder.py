@@ -1,8 +1,12 @@
-"""Forwards a loopback TCP port to a unix socket: the agent's end of the relay inside an isolated run.
+"""The forwarder: the agent's end of the relay inside an isolated run.
 
-It needs nothing but the standard library and runs as a file of its own:
-`python forwarder.py --listen 127.0.0.1:8080 --socket /run/relay.sock`. With port 0 the system chooses one.
-When it listens it prints one line to stdout: `listening on 127.0.0.1:<port>`.
+It forwards a loopback TCP port to the relay's unix socket. It needs only the standard library and
+runs as a program of its own:
+
+    python forwarder.py --listen 127.0.0.1:8080 --socket /run/relay.sock
+
+With port 0 the system chooses a port. Once it listens, it prints one line to stdout:
+`listening on 127.0.0.1:<port>`.
 """
 
 from __future__ import annotations
@@ -18,67 +22,69 @@ CHUNK = 64 * 1024
 
 
 class Forwarder:
-    """Listens on loopback and joins each connection to one of its own on the socket, byte for byte."""
+    """Listens on loopback and connects each client to the socket. An async context manager."""
 
     def __init__(self, socket_path: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._socket_path = str(socket_path)
         self._host = host
         self._port = port
         self._server: asyncio.Server | None = None
-        self._joined: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
+        """The port that it listens on."""
         assert self._server is not None, "not started"
         return self._server.sockets[0].getsockname()[1]
 
     async def __aenter__(self) -> Forwarder:
-        self._server = await asyncio.start_server(self._join, self._host, self._port)
+        self._server = await asyncio.start_server(self._accept, self._host, self._port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in list(self._joined):
+        for task in list(self._connections):
             task.cancel()
-        await asyncio.gather(*self._joined, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._joined.add(task)
+        self._connections.add(task)
         try:
             await self._forward(reader, writer)
         except asyncio.CancelledError:
-            pass  # the forwarder is closing; asyncio would log the cancellation as an error
+            pass  # the forwarder is closing, and asyncio would log the cancellation as an error
         finally:
-            self._joined.discard(task)
+            self._connections.discard(task)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_unix_connection(self._socket_path)
+            relay_reader, relay_writer = await asyncio.open_unix_connection(self._socket_path)
         except OSError:
-            await _close(writer)  # the agent sees a closed connection, as it would from a dead server
+            await _close(writer)  # looks to the agent like a server that is down
             return
         try:
-            there = asyncio.create_task(_pump(reader, far_writer))
-            back = asyncio.create_task(_pump(far_reader, writer))
+            request = asyncio.create_task(_copy(reader, relay_writer))
+            response = asyncio.create_task(_copy(relay_reader, writer))
             try:
-                # An agent that hangs up must end the call; a relay that does must end the agent's read.
-                await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
-                if there.done() and not back.done():
-                    await asyncio.wait({back}, timeout=5.0)
+                # An agent that disconnects must end the call. A relay that disconnects must end the
+                # agent's read.
+                await asyncio.wait({request, response}, return_when=asyncio.FIRST_COMPLETED)
+                if request.done() and not response.done():
+                    await asyncio.wait({response}, timeout=5.0)
             finally:
-                there.cancel()
-                back.cancel()
-                await asyncio.gather(there, back, return_exceptions=True)
+                request.cancel()
+                response.cancel()
+                await asyncio.gather(request, response, return_exceptions=True)
         finally:
-            await _close(far_writer)
+            await _close(relay_writer)
             await _close(writer)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK):
             writer.write(data)

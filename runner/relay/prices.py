@@ -1,4 +1,4 @@
-"""What a model takes and charges. The data is prices.toml beside this file."""
+"""Sizes and prices of models, from prices.toml beside this file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PRICES_FILE = Path(__file__).with_name("prices.toml")
 
 
 class Price(BaseModel):
-    """US dollars for a million tokens, off-peak."""
+    """US dollars per million tokens, off-peak."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,12 @@ class Price(BaseModel):
 
 
 class Peak(BaseModel):
-    """When prices are multiplied: weekdays (0 is Monday) and half-open ranges of hours, in UTC."""
+    """The times at which prices are multiplied by `factor`.
+
+    Attributes:
+        weekdays: 0 is Monday, in UTC.
+        hours: Ranges in UTC, without their last hour.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,13 +39,14 @@ class Peak(BaseModel):
     hours: tuple[tuple[int, int], ...] = ()
 
     def factor_at(self, moment: datetime) -> float:
+        """Return the factor on prices at a moment."""
         utc = moment.astimezone(UTC)
         inside = utc.weekday() in self.weekdays and any(start <= utc.hour < end for start, end in self.hours)
         return self.factor if inside else 1.0
 
 
 class ModelCard(BaseModel):
-    """One model, or a family of them by name patterns. Sizes are tokens."""
+    """One model, or several that share name patterns. Sizes are tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -52,7 +58,7 @@ class ModelCard(BaseModel):
 
 
 class PriceTable(BaseModel):
-    """Every known model; the last one stands for the unknown."""
+    """The known models. The last entry stands for every unknown model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,16 +67,18 @@ class PriceTable(BaseModel):
 
     @classmethod
     def load(cls, path: Path = PRICES_FILE) -> Self:
+        """Read a price table from a TOML file."""
         return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
 
     def card(self, model: str) -> ModelCard:
+        """Return the entry of a model: the first with a matching pattern."""
         for card in self.model:
             if any(fnmatchcase(model, pattern) for pattern in card.match):
                 return card
         return self.model[-1]
 
     def cost(self, model: str, *, hit: int, miss: int, output: int, at: datetime) -> float:
-        """US dollars for so many tokens at a moment."""
+        """Return the US dollars that these tokens cost at a moment."""
         price = self.card(model).price
         dollars = (hit * price.cache_hit + miss * price.cache_miss + output * price.output) / 1_000_000
         return dollars * self.peak.factor_at(at)
@@ -78,4 +86,5 @@ class PriceTable(BaseModel):
 
 @cache
 def default_prices() -> PriceTable:
+    """Return the table of prices.toml."""
     return PriceTable.load()

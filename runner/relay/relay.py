@@ -1,4 +1,4 @@
-"""The relay: the one way from an isolated run to a model. It holds the key, the books and the rules."""
+"""The relay: an HTTP server between agents and a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Self
 import uvicorn
 
 from runner.relay.accounts import Accounts, RunAccount, RunBudget, RunLimits, RunUsage
-from runner.relay.app import RelayApp, RelayRules
+from runner.relay.app import RelayApp
 from runner.relay.prices import PriceTable, default_prices
 from runner.relay.upstream import Upstream
 
@@ -23,10 +23,15 @@ _log = logging.getLogger(__name__)
 
 
 class Relay:
-    """An HTTP service between agents and a model, on loopback TCP and, if asked, on a unix socket.
+    """Serves agents on loopback TCP and optionally on a unix socket. An async context manager.
 
-    Use it as an async context manager. `allowed_models` None lets every name through; sizes are bytes;
-    the two numbers of requests are for each run. Live, record, replay and script differ in `upstream` only.
+    Args:
+        upstream: Where responses come from. The modes live, record, replay and script differ in
+            this only.
+        allowed_models: The models that may be called. None means any.
+        requests_per_minute: The limit of each run. None means no limit.
+        concurrent_requests: The limit of each run.
+        now: Tells peak from off-peak prices.
     """
 
     def __init__(
@@ -50,57 +55,66 @@ class Relay:
         self._address = (host, port)
         self._accounts = Accounts(RunLimits(requests_per_minute, concurrent_requests))
         self._closed: dict[str, RunBudget] = {}
-        rules = RelayRules(tuple(allowed_models) if allowed_models is not None else None, max_request_bytes)
-        self._app = RelayApp(upstream, self._accounts, rules, prices or default_prices(), now)
+        self._app = RelayApp(
+            upstream,
+            self._accounts,
+            allowed_models=allowed_models,
+            max_request_bytes=max_request_bytes,
+            prices=prices or default_prices(),
+            now=now,
+        )
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._base_url: str | None = None
 
     @property
     def mode(self) -> str:
-        """live, record, replay or script."""
+        """`live`, `record`, `replay` or `script`."""
         return self.upstream.mode
 
     @property
     def scripted(self) -> bool:
-        """Whether answers come from a script, directly or from a recording of one: results must say so."""
+        """Whether responses come from a script, directly or in a recording of one."""
         return self.upstream.scripted
 
     def describe(self) -> str:
-        """One line for people: what answers here."""
+        """Return one line that tells a person where responses come from."""
         return self.upstream.describe()
 
     @property
     def base_url(self) -> str:
-        """The address on loopback, without /v1. Raises RuntimeError before the relay has started."""
+        """The address on loopback, without /v1. Raises RuntimeError unless the relay is running."""
         if self._base_url is None:
             raise RuntimeError("the relay is not running: use it as `async with Relay(...)`")
         return self._base_url
 
     def open_run(self, name: str, *, cost_limit_usd: float | None = None) -> RunAccount:
-        """Opens an account for a run. Its token is the only key that the run's agent gets."""
+        """Open an account for a run. Its token is the only key that the run's agent gets."""
         return self._accounts.open(name, self.base_url, cost_limit_usd)
 
     def close_run(self, token: str) -> RunUsage:
-        """Ends a run's access and gives its final usage. Raises KeyError for an unknown token."""
+        """Close a run's account and return its usage. Raises KeyError for an unknown token."""
         budget = self._accounts.close(token)
         self.upstream.forget(budget.account.id)
         self._closed[token] = budget
         return budget.usage
 
     async def finish_run(self, token: str, *, timeout_sec: float = 5.0) -> RunUsage:
-        """Ends a run's access, then waits (so long at most) for the booking of calls still under way.
+        """Close a run's account, wait for its running calls to be settled, and return its usage.
 
-        Use it where the agent may have been killed in the middle of a call: that call costs, too.
+        An agent may have been killed in the middle of a call, and that call costs money as well.
+
+        Args:
+            timeout_sec: The longest wait.
         """
         self.close_run(token)
         budget = self._closed[token]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(budget.settled(), timeout_sec)
+            await asyncio.wait_for(budget.wait_settled(), timeout_sec)
         return budget.usage
 
     def usage(self, token: str) -> RunUsage:
-        """What a run has used so far, or had used when it was closed. Raises KeyError."""
+        """Return the usage of an open or closed run. Raises KeyError for an unknown token."""
         return (self._accounts.find(token) or self._closed[token]).usage
 
     async def __aenter__(self) -> Self:
@@ -116,7 +130,8 @@ class Relay:
             access_log=False,
             server_header=False,
             date_header=False,
-            # Agents pause for minutes while a command runs; closing their idle connection races with reuse.
+            # Agents pause for minutes while a command runs. Closing the idle connection would
+            # race with its reuse.
             timeout_keep_alive=3600,
             timeout_graceful_shutdown=1,
         )
@@ -141,7 +156,7 @@ class Relay:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn inside somebody else's event loop: signals stay theirs, and nothing polls."""
+    """Runs uvicorn inside another program's event loop, without its signal handlers and polling."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -151,15 +166,16 @@ class _Server(uvicorn.Server):
         self._stop.set()
 
     async def main_loop(self) -> None:
-        # uvicorn's own wakes ten times a second, for a date header and limits that the relay does not use.
+        # uvicorn's own loop wakes ten times a second, for a date header and limits that are not
+        # used here.
         await self._stop.wait()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield
 
     async def ready(self, serving: asyncio.Task[None]) -> None:
-        """Waits until connections are taken. Raises what stopped the server from starting."""
+        """Wait until the server accepts connections. Raises the error if it cannot start."""
         while not self.started:
             if serving.done():
                 serving.result()
@@ -168,7 +184,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen_tcp(address: tuple[str, int]) -> socket.socket:
-    # The protocol must be named: asyncio turns Nagle's delay off only where it is, and small chunks would
+    # asyncio disables Nagle's algorithm only if the protocol is named. With it, small chunks would
     # wait for the agent's delayed acknowledgements, 40 ms each.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -179,7 +195,7 @@ def _listen_tcp(address: tuple[str, int]) -> socket.socket:
 
 def _listen_unix(path: Path, mode: int) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # left over from a run that was killed
+    path.unlink(missing_ok=True)  # left by a relay that was killed
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(mode)

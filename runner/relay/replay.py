@@ -1,30 +1,35 @@
-"""The upstreams of cassettes: one records what another answers, one gives the recorded answers again."""
+"""The upstreams that record calls to a cassette and replay them from one."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
+from runner.json_values import JsonObject, is_list
 from runner.relay.cassette import (
     Cassette,
     CassetteWriter,
+    Ended,
     RecordedCall,
     clean_request,
     first_difference,
     request_digest,
 )
-from runner.relay.upstream import Upstream, Wrapper
+from runner.relay.upstream import Upstream, UpstreamWrapper
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse
 
-_SHOWN = 120
+_MAX_SHOWN_CHARS = 120
+_SHOWN_BEFORE_DIFFERENCE = 40
 _DONE = b"data: [DONE]\n\n"
 
 
-class RecordUpstream(Wrapper):
-    """Passes calls to another upstream and writes every call to a cassette. An existing one goes on."""
+class RecordUpstream(UpstreamWrapper):
+    """Passes calls to another upstream and appends every call to a cassette.
+
+    Raises CassetteError if the cassette exists and cannot be continued.
+    """
 
     def __init__(self, inner: Upstream, cassette: Path) -> None:
         super().__init__(inner)
@@ -48,14 +53,14 @@ class RecordUpstream(Wrapper):
             raise
         return UpstreamResponse(response.status, response.headers, self._recorded(cleaned, response))
 
-    async def _recorded(self, cleaned: dict[str, Any], response: UpstreamResponse) -> AsyncIterator[bytes]:
+    async def _recorded(self, cleaned: JsonObject, response: UpstreamResponse) -> AsyncGenerator[bytes]:
         chunks: list[bytes] = []
-        ended = "dropped"
+        ended: Ended = "dropped"
         try:
             async for chunk in response.body:
                 chunks.append(chunk)
                 if chunk.endswith(_DONE):
-                    ended = "complete"  # clients hang up here, often before the upstream's own end
+                    ended = "complete"  # clients disconnect here, often before the end
                 yield chunk
             ended = "complete"
         except StreamDropped:
@@ -63,7 +68,7 @@ class RecordUpstream(Wrapper):
             raise
         finally:
             await response.aclose()
-            # An agent that hangs up cancels this generator; the call is written all the same.
+            # An agent that disconnects cancels this generator. The call is written even then.
             write = self._writer.add(cleaned, response.status, response.headers, chunks, ended)
             task = asyncio.ensure_future(write)
             self._writing.add(task)
@@ -78,10 +83,12 @@ class RecordUpstream(Wrapper):
 
 
 class ReplayUpstream(Upstream):
-    """Gives a cassette's answers again, matched by request digest, repeats in the order of the recording.
+    """Replays a cassette. Repeated requests get their responses in the order of the recording.
 
-    Raises CassetteError where the file cannot be used. A request that was not recorded is refused with 422
-    and the first difference from the recorded request that is most like it.
+    A request that was not recorded is refused with 422. The error shows where it first differs from
+    the most similar recorded request.
+
+    Raises CassetteError if the file cannot be used.
     """
 
     mode = "replay"
@@ -116,32 +123,32 @@ class ReplayUpstream(Upstream):
         call = waiting.popleft()
         return UpstreamResponse(call.status, dict(call.headers), _replayed(call))
 
-    def _miss(self, cleaned: Mapping[str, Any]) -> str:
+    def _miss(self, cleaned: JsonObject) -> str:
+        """Return the message for a request that was not recorded."""
         if not self._cassette.calls:
             return f"replay: {self._cassette.path.name} holds no calls"
-        nearest = max(self._cassette.calls, key=lambda call: _likeness(cleaned, call.request))
-        found = first_difference(cleaned, nearest.request)
-        where, ours, theirs = found if found else ("$", "?", "?")
+        nearest = max(self._cassette.calls, key=lambda call: _similarity(cleaned, call.request))
+        where, ours, theirs = first_difference(cleaned, nearest.request) or ("$", "?", "?")
         number = self._cassette.calls.index(nearest) + 1
-        ours, theirs = _shown_pair(ours, theirs)
+        asked, recorded = _shown(ours, theirs)
         return (
             f"replay: no such request was recorded; against recorded call {number} the first difference is "
-            f"at {where}: asked {ours}, recorded {theirs}"
+            f"at {where}: asked {asked}, recorded {recorded}"
         )
 
 
-async def _replayed(call: RecordedCall) -> AsyncIterator[bytes]:
-    async for chunk in call.body():
+async def _replayed(call: RecordedCall) -> AsyncGenerator[bytes]:
+    for chunk in call.chunks:
         yield chunk
     if call.ended == "dropped":
-        raise StreamDropped("recorded so")
+        raise StreamDropped("dropped in the recording")
 
 
-def _likeness(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[int, int]:
-    """How much two requests share: messages from the start, then other values that are the same."""
+def _similarity(ours: JsonObject, theirs: JsonObject) -> tuple[int, int]:
+    """Return a sort key: the messages shared from the start, then the other equal fields."""
     a, b = ours.get("messages"), theirs.get("messages")
     shared = 0
-    if isinstance(a, list) and isinstance(b, list):
+    if is_list(a) and is_list(b):
         for one, other in zip(a, b, strict=False):
             if one != other:
                 break
@@ -151,18 +158,18 @@ def _likeness(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[int, 
     return shared, same
 
 
-def _shown_pair(ours: Any, theirs: Any) -> tuple[str, str]:
-    """Both values in short; of two long texts the part where they begin to differ."""
+def _shown(ours: object, theirs: object) -> tuple[str, str]:
+    """Return both values in short. Long texts are shown from where they begin to differ."""
     if isinstance(ours, str) and isinstance(theirs, str):
         same = next(
             (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b),
             min(len(ours), len(theirs)),
         )
-        start = max(0, same - 40)
+        start = max(0, same - _SHOWN_BEFORE_DIFFERENCE)
         lead = "…" if start else ""
-        return _clipped(repr(lead + ours[start:])), _clipped(repr(lead + theirs[start:]))
-    return _clipped(repr(ours)), _clipped(repr(theirs))
+        return _truncated(repr(lead + ours[start:])), _truncated(repr(lead + theirs[start:]))
+    return _truncated(repr(ours)), _truncated(repr(theirs))
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+def _truncated(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 1] + "…"

@@ -1,51 +1,57 @@
-"""Where the relay sends a call: the live API, a cassette, or a script. All behind one small interface."""
+"""The sources of model responses: the live API here, cassettes and scripts elsewhere."""
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import httpx
 
+from runner.json_values import JsonObject
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse, whole_response
 
-# What of an answer's headers reaches the agent; the rest (cookies, hop-by-hop ones) is the connection's own.
+# Response headers that reach the agent. The others belong to the connection (cookies, hop-by-hop).
 _PASSED_HEADERS = ("content-type", "cache-control", "retry-after", "x-ds-trace-id")
+# Fields that define a call. They are the agent's and cannot be set from outside.
+_AGENT_FIELDS = frozenset(
+    ("model", "messages", "tools", "tool_choice", "functions", "stream", "stream_options", "n")
+)
 
 
 class Upstream(ABC):
-    """One source of answers."""
+    """One source of responses."""
 
     mode: str
-    """live, record, replay or script."""
+    """`live`, `record`, `replay` or `script`."""
 
     @property
     def scripted(self) -> bool:
-        """Whether a script made the answers, directly or when they were recorded."""
+        """Whether the responses come from a script, directly or in a recording of one."""
         return False
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must appear in no cassette, log or error."""
+        """The values that must not appear in a cassette, a log or an error."""
         return ()
 
     @abstractmethod
     def describe(self) -> str:
-        """One line for people: what answers here."""
+        """Return one line that tells a person where responses come from."""
 
     @abstractmethod
     async def send(self, request: ModelRequest) -> UpstreamResponse:
-        """Makes the call. Raises ApiError where there is no answer to pass on."""
+        """Make the call. Raises ApiError if there is no response to pass on."""
 
     def forget(self, run: str) -> None:  # noqa: B027 - most upstreams keep nothing per run
-        """Drops what was kept for a run that has ended."""
+        """Drop the state of a run that has ended."""
 
     async def aclose(self) -> None:  # noqa: B027
-        """Frees connections and files."""
+        """Release connections and files."""
 
 
-class Wrapper(Upstream):
-    """Another upstream whose calls have something done to them; all else is the inner one's."""
+class UpstreamWrapper(Upstream):
+    """Passes calls on to another upstream. Subclasses override what they change."""
 
     def __init__(self, inner: Upstream) -> None:
         self._inner = inner
@@ -69,8 +75,27 @@ class Wrapper(Upstream):
         await self._inner.aclose()
 
 
+class WithParameters(UpstreamWrapper):
+    """Sets parameters (temperature, max_tokens, …) in every call, whatever the agent asks for."""
+
+    def __init__(self, inner: Upstream, parameters: JsonObject) -> None:
+        super().__init__(inner)
+        self._parameters = {name: value for name, value in parameters.items() if name not in _AGENT_FIELDS}
+
+    async def send(self, request: ModelRequest) -> UpstreamResponse:
+        payload = {**request.payload, **self._parameters}
+        body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        return await self._inner.send(ModelRequest(body, payload, request.run))
+
+
 class LiveUpstream(Upstream):
-    """The real API. It alone knows the real key, and puts it in."""
+    """The real API. Only this class knows the real key.
+
+    Args:
+        base_url: The root of the API.
+        timeout_sec: How long to wait for the next bytes. The API closes a request that was queued
+            for ten minutes, and the agent's own timeout ends a silent stream earlier.
+    """
 
     mode = "live"
 
@@ -82,7 +107,6 @@ class LiveUpstream(Upstream):
         timeout_sec: float = 660.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        # The API closes a queued request after ten minutes; the agent's own watchdog ends a silence earlier.
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._key = api_key
         self._client = httpx.AsyncClient(
@@ -100,7 +124,7 @@ class LiveUpstream(Upstream):
         return f"live model at {httpx.URL(self._url).host}"
 
     def key_for(self, request: ModelRequest) -> str:
-        """The key that this call goes out with."""
+        """Return the key to send this call with."""
         return self._key
 
     async def send(self, request: ModelRequest) -> UpstreamResponse:
@@ -109,7 +133,7 @@ class LiveUpstream(Upstream):
             "authorization": f"Bearer {key}",
             "content-type": "application/json",
             "accept": "text/event-stream" if request.stream else "application/json",
-            "accept-encoding": "identity",  # bytes pass as they are, and the meter reads them
+            "accept-encoding": "identity",  # the meter reads the bytes
         }
         outgoing = self._client.build_request("POST", self._url, content=request.body, headers=headers)
         try:
@@ -124,10 +148,12 @@ class LiveUpstream(Upstream):
             ) from None
         passed = {name: response.headers[name] for name in _PASSED_HEADERS if name in response.headers}
         if response.status_code != 200:
-            return await self._refusal(response, passed, key)
+            return await self._error_response(response, passed, key)
         return UpstreamResponse(response.status_code, passed, _raw_body(response))
 
-    async def _refusal(self, response: httpx.Response, headers: dict[str, str], key: str) -> UpstreamResponse:
+    async def _error_response(
+        self, response: httpx.Response, headers: dict[str, str], key: str
+    ) -> UpstreamResponse:
         try:
             body = await response.aread()
         except httpx.HTTPError:
@@ -140,7 +166,7 @@ class LiveUpstream(Upstream):
         await self._client.aclose()
 
 
-async def _raw_body(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _raw_body(response: httpx.Response) -> AsyncGenerator[bytes]:
     try:
         async for chunk in response.aiter_raw():
             yield chunk

@@ -1,11 +1,12 @@
-"""What passes between an agent, the relay and a model: requests, responses, errors in the API's own form."""
+"""Requests, responses and errors as they pass between an agent, the relay and a model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from runner.json_values import JsonObject, is_object, objects_in
 
 JSON_HEADERS: Mapping[str, str] = {"content-type": "application/json"}
 SSE_HEADERS: Mapping[str, str] = {
@@ -13,7 +14,7 @@ SSE_HEADERS: Mapping[str, str] = {
     "cache-control": "no-cache",
 }
 
-# The API's `type` of an error by status; its `code` is nearly always invalid_request_error.
+# The API's error `type` by status. Its `code` is nearly always invalid_request_error.
 _ERROR_TYPES = {
     401: "authentication_error",
     402: "unknown_error",
@@ -23,9 +24,11 @@ _ERROR_TYPES = {
 
 
 class ApiError(Exception):
-    """A refusal that the caller sees as JSON: `{"error": {"message", "type", "param", "code"}}`.
+    """An error that the client receives as `{"error": {"message", "type", "param", "code"}}`.
 
-    `retry_after` is in seconds. `message` must hold no secret.
+    Args:
+        message: Must not contain a secret.
+        retry_after: Seconds, sent as the Retry-After header.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def body(self) -> bytes:
+        """Return the response body."""
         default = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {
             "message": self.message,
@@ -53,6 +57,7 @@ class ApiError(Exception):
         return json.dumps({"error": error}, ensure_ascii=False).encode()
 
     def headers(self) -> dict[str, str]:
+        """Return the response headers."""
         headers = dict(JSON_HEADERS)
         if self.retry_after is not None:
             headers["retry-after"] = f"{self.retry_after:g}"
@@ -60,73 +65,81 @@ class ApiError(Exception):
 
 
 class StreamDropped(Exception):
-    """The upstream's body ended before it was complete: the agent's connection is cut at the same byte."""
+    """The upstream's body ended early. The agent's connection is cut at the same byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One call as the agent made it. `body` is its bytes, `payload` the same parsed; `run` is no secret."""
+    """One call as the agent made it.
+
+    Attributes:
+        body: The bytes of the request.
+        payload: The same, parsed.
+        run: The id of the run's account. It is not secret.
+    """
 
     body: bytes
-    payload: Mapping[str, Any]
+    payload: JsonObject
     run: str
 
     @property
     def model(self) -> str:
+        """The model's name as it was requested."""
         return str(self.payload.get("model", ""))
 
     @property
     def stream(self) -> bool:
+        """Whether the response is to be streamed."""
         return self.payload.get("stream") is True
 
     @property
-    def messages(self) -> Sequence[Mapping[str, Any]]:
-        messages = self.payload.get("messages")
-        return [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+    def messages(self) -> Sequence[JsonObject]:
+        """The messages, without elements that are not objects."""
+        return objects_in(self.payload.get("messages"))
 
 
 @dataclass(slots=True)
 class UpstreamResponse:
-    """A status, headers (lower-case names) and a body that comes as it is made.
+    """A status, headers with lower-case names, and a body that is passed on as it arrives.
 
-    The body raises StreamDropped where the upstream broke off. It must be closed (`aclose`) when it is not
+    The body raises StreamDropped where the upstream broke off. Call `aclose` unless the body is
     read to its end.
     """
 
     status: int
     headers: dict[str, str]
-    body: AsyncIterator[bytes] = field(repr=False)
+    body: AsyncGenerator[bytes] = field(repr=False)
 
     async def aclose(self) -> None:
-        close = getattr(self.body, "aclose", None)
-        if close is not None:
-            await close()
+        """Close the body and the connection that it comes from."""
+        await self.body.aclose()
 
 
 def whole_response(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamResponse:
-    """A response whose body is already there."""
+    """Return a response whose body is complete already."""
 
-    async def once() -> AsyncIterator[bytes]:
+    async def once() -> AsyncGenerator[bytes]:
         yield body
 
     return UpstreamResponse(status, dict(headers), once())
 
 
-def parse_payload(body: bytes) -> dict[str, Any]:
-    """The request body as an object. Raises ApiError 400.
+def parse_payload(body: bytes) -> JsonObject:
+    """Parse a request body. Raises ApiError 400 unless it is a JSON object.
 
-    A repeated key is refused: two parsers may see two different models in `{"model": a, "model": b}`.
+    A repeated key is refused, because two parsers may read two different models from
+    `{"model": a, "model": b}`.
     """
     try:
-        payload = json.loads(body, object_pairs_hook=_unique_keys)
+        payload: object = json.loads(body, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"Failed to parse the request body as JSON: {error}") from None
-    if not isinstance(payload, dict):
+    if not is_object(payload):
         raise ApiError(400, "Failed to parse the request body as JSON: expected an object")
     return payload
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]

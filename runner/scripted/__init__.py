@@ -1,4 +1,4 @@
-"""The scripted model: DeepSeek's API over real HTTP, with answers from a script instead of a model."""
+"""The scripted model: DeepSeek's API over HTTP, with answers from scripts instead of an LLM."""
 
 from runner.scripted.format import (
     Answer,

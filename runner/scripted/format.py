@@ -1,11 +1,11 @@
-"""The file format of scripts: TOML, checked on load. docs/scripts.md explains it with an example."""
+"""The file format of scripts: TOML, checked on load. docs/scripts.md describes it."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "tool_calls", "length", "content_filter", "insuff
 
 
 class ScriptError(Exception):
-    """A script file that cannot be played: one line that says which file, where, and what is wrong."""
+    """A script file is invalid. The message is one line with the file, the place and the reason."""
 
 
 class _Strict(BaseModel):
@@ -21,17 +21,22 @@ class _Strict(BaseModel):
 
 
 class CallSpec(_Strict):
-    """One tool call. A table becomes compact JSON; a string is sent as it is, valid or not."""
+    """One tool call. A table is sent as JSON. A string is sent as it is, valid JSON or not."""
 
     name: str
-    arguments: dict[str, Any] | str = Field(default_factory=dict)
+    arguments: dict[str, object] | str = Field(default_factory=dict)
 
 
 class Fault(_Strict):
-    """Something that goes wrong instead of (or in the middle of) an answer.
+    """A failure instead of an answer, or in the middle of one.
 
-    Exactly one of `status`, `drop_after`, `silence_after` and `empty` is set. It happens on the first `times`
-    attempts at its turn (counted per run) and then no more; `times = 0` means on every attempt.
+    Exactly one of `status`, `drop_after`, `silence_after` and `empty` is set. The fault happens on
+    the first `times` attempts at its turn, counted per run. With `times = 0` it always happens.
+
+    Attributes:
+        retry_after: Seconds, sent as the Retry-After header.
+        drop_after, silence_after: The number of chunks that are sent first.
+        silence_sec: Seconds.
     """
 
     times: int = Field(1, ge=0)
@@ -53,7 +58,15 @@ class Fault(_Strict):
 
 
 class Answer(_Strict):
-    """One answer of the model. Times are seconds."""
+    """One answer of the model.
+
+    Attributes:
+        usage: Values that replace the counted ones. False leaves usage out.
+        delay_sec: Seconds before the first chunk.
+        chunk_delay_sec: Seconds before each further chunk.
+        chunk_chars: Characters in a chunk.
+        keep_alive: Keep-alive comments before the first chunk.
+    """
 
     reasoning: str = ""
     content: str = ""
@@ -68,7 +81,7 @@ class Answer(_Strict):
 
 
 class Rule(Answer):
-    """An answer given whenever the request ends with a user message in which `when` (a regex) is found."""
+    """An answer to requests that end with a user message in which the regex `when` matches."""
 
     when: str
 
@@ -79,7 +92,7 @@ class Rule(Answer):
 
 
 class ScriptFile(_Strict):
-    """A whole script."""
+    """A script. Without `match` and `match_regex` it plays where no other script matches."""
 
     name: str = ""
     match: str | None = None
@@ -103,7 +116,7 @@ def _regex(value: str) -> str:
 
 
 def load_script(path: Path) -> ScriptFile:
-    """Reads one script file; its name is the file's, unless it says another. Raises ScriptError."""
+    """Read a script file. Its default name is the file's. Raises ScriptError."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         script = ScriptFile.model_validate({"name": path.stem, **data})
@@ -117,8 +130,8 @@ def load_script(path: Path) -> ScriptFile:
 
 
 def load_scripts(path: Path) -> list[ScriptFile]:
-    """One file, or every .toml of a folder in the order of names. Raises ScriptError."""
+    """Read one file, or every .toml in a folder, sorted by name. Raises ScriptError."""
     files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
     if not files:
-        raise ScriptError(f"{path}: no script files (*.toml) in this folder")
+        raise ScriptError(f"{path}: no script files (*.toml) in this folder; add one, or name a file")
     return [load_script(file) for file in files]

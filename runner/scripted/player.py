@@ -1,8 +1,8 @@
-"""Chooses a script for a conversation and the place in it, from the conversation alone.
+"""Choosing a script for a conversation, and the position in it, from the conversation alone.
 
-Nothing is remembered between calls, so one server plays many tasks and trials at once, a repeated request
-gets the same answer, and a resumed run goes on where it was. The one exception is a fault that has a
-number of times to happen: those are counted per run.
+Nothing is remembered between calls. So one server plays many tasks and trials at once, a repeated
+request gets the same answer, and a resumed run continues where it was. The exception is a fault
+that happens a limited number of times: those are counted per run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, runtime_checkable
 
+from runner.json_values import JsonObject, as_text, is_list, objects_in
 from runner.relay.wire import ApiError, ModelRequest
 from runner.scripted.format import Answer, Fault, Rule, ScriptFile
 from runner.scripted.reply import Reply, reply_from
@@ -22,7 +23,7 @@ _TURN_ID = re.compile(r"call_(\d{3,})_[0-9a-f]{8}_\d+")
 
 @runtime_checkable
 class PythonScript(Protocol):
-    """A script in Python. `respond` may be a coroutine; it may raise ApiError to answer with a status."""
+    """A script in Python. `respond` may be a coroutine, and may raise ApiError."""
 
     def matches(self, request: ModelRequest) -> bool: ...
 
@@ -37,17 +38,21 @@ class FilePlayer:
         self._tag = hashlib.sha256(script.name.encode()).hexdigest()[:8]
         self._faults: Counter[tuple[str, str]] = Counter()
 
+    @property
+    def matches_any(self) -> bool:
+        """Whether the script plays for any conversation."""
+        return self.script.match is None and self.script.match_regex is None
+
     def matches(self, request: ModelRequest) -> bool:
-        """Whether the script is for this conversation; a script without match and match_regex is for any."""
+        """Return whether the script plays for this conversation."""
         script = self.script
-        if script.match is None and script.match_regex is None:
-            return True
         text = first_user_text(request.messages)
         if script.match is not None and script.match not in text:
             return False
         return script.match_regex is None or re.search(script.match_regex, text) is not None
 
     def respond(self, request: ModelRequest) -> Reply:
+        """Return the answer to a request: a rule's, the turn's, or the script's closing text."""
         rule = self._rule(request.messages)
         if rule is not None:
             number = self.script.rule.index(rule)
@@ -62,37 +67,40 @@ class FilePlayer:
         fault = self._fault(request.run, f"turn {position}", turn)
         return reply_from(turn, call_prefix=f"call_{position:03d}_{self._tag}", fault=fault)
 
-    def position(self, messages: Sequence[Mapping[str, Any]]) -> int:
-        """How many turns of the script the conversation has seen.
+    def position(self, messages: Sequence[JsonObject]) -> int:
+        """Return the number of turns that the conversation has had.
 
-        Call ids carry the number of their turn, so the place is found also after older messages were
-        summarised away; answers without calls count one each. Answers to rules do not count.
+        Call ids contain the number of their turn, so the position is right even after older
+        messages were summarised. An answer without calls counts as one turn. Answers to rules do
+        not count.
         """
         position = 0
-        by_rule = {rule.content for rule in self.script.rule if not rule.tool_calls}
+        rule_texts = {rule.content for rule in self.script.rule if not rule.tool_calls}
         for message in messages:
             if message.get("role") != "assistant":
                 continue
-            ids = [str(call.get("id", "")) for call in message.get("tool_calls") or ()]
-            numbers = [int(found[1]) for id_ in ids if (found := _TURN_ID.fullmatch(id_))]
+            ids = [str(call.get("id", "")) for call in objects_in(message.get("tool_calls"))]
+            numbers = [int(match[1]) for id_ in ids if (match := _TURN_ID.fullmatch(id_))]
             if numbers:
                 position = max(numbers) + 1
-            elif not any(id_.startswith("call_r") for id_ in ids) and message.get("content") not in by_rule:
-                position += 1
+                continue
+            by_rule = any(id_.startswith("call_r") for id_ in ids) or message.get("content") in rule_texts
+            position += not by_rule
         return position
 
     def forget(self, run: str) -> None:
+        """Drop the fault counts of a run that has ended."""
         for key in [key for key in self._faults if key[0] == run]:
             del self._faults[key]
 
-    def _rule(self, messages: Sequence[Mapping[str, Any]]) -> Rule | None:
+    def _rule(self, messages: Sequence[JsonObject]) -> Rule | None:
         if not messages or messages[-1].get("role") != "user":
             return None
-        text = text_of(messages[-1])
+        text = message_text(messages[-1])
         return next((rule for rule in self.script.rule if re.search(rule.when, text)), None)
 
     def _fault(self, run: str, place: str, answer: Answer) -> Fault | None:
-        """The fault that this attempt meets: the first of the list that has not happened often enough."""
+        """Return the fault of this attempt: the first that has not happened often enough."""
         if not answer.faults:
             return None
         key = (run, place)
@@ -105,19 +113,21 @@ class FilePlayer:
         return None
 
 
-def first_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the first user message, "" where there is none."""
-    return next((text_of(message) for message in messages if message.get("role") == "user"), "")
+def first_user_text(messages: Sequence[JsonObject]) -> str:
+    """Return the text of the first user message, or an empty string."""
+    return next((message_text(message) for message in messages if message.get("role") == "user"), "")
 
 
-def text_of(message: Mapping[str, Any]) -> str:
+def message_text(message: JsonObject) -> str:
+    """Return the text of a message. The texts of several parts are joined by line breaks."""
     content = message.get("content")
-    if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
+    if is_list(content):
+        return "\n".join(str(part.get("text", "")) for part in objects_in(content))
+    return as_text(content)
 
 
-def no_script(request: ModelRequest, names: Sequence[str]) -> ApiError:
+def no_script_error(request: ModelRequest, names: Sequence[str]) -> ApiError:
+    """Return the error for a conversation that no script matches."""
     start = " ".join(first_user_text(request.messages).split())[:80]
     return ApiError(
         400,
@@ -127,6 +137,7 @@ def no_script(request: ModelRequest, names: Sequence[str]) -> ApiError:
     )
 
 
-def _digest(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Eight hex digits that differ from call to call within a conversation."""
-    return hashlib.sha256(f"{len(messages)} {text_of(messages[-1])}".encode(errors="replace")).hexdigest()[:8]
+def _digest(messages: Sequence[JsonObject]) -> str:
+    """Return eight hex digits that differ between the calls of a conversation."""
+    text = f"{len(messages)} {message_text(messages[-1])}"
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]

@@ -1,12 +1,12 @@
-"""One answer of the scripted model, and the bytes that DeepSeek's API would send for it."""
+"""Replies of the scripted model, and the bytes that DeepSeek's API would send for them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from runner.json_values import JsonObject
 from runner.relay.tokens import CALL_OVERHEAD, TokenCounts
 from runner.scripted.format import Answer, Fault
 
@@ -15,7 +15,7 @@ FINGERPRINT = "fp_capstan_scripted"
 
 @dataclass(frozen=True, slots=True)
 class ReplyCall:
-    """A tool call: `arguments` is the string that goes over the wire, valid JSON or not."""
+    """A tool call. `arguments` is sent as it is, valid JSON or not."""
 
     id: str
     name: str
@@ -24,10 +24,15 @@ class ReplyCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the scripted model answers. A Python script returns these; a script file's turns become them.
+    """A reply of the scripted model, from a Python script or from a turn of a script file.
 
-    `usage` holds fields that replace the counted ones; `send_usage` False leaves usage out whatever was
-    asked. Times are seconds.
+    Attributes:
+        usage: Values that replace the counted ones.
+        send_usage: False leaves usage out even if the request asks for it.
+        delay_sec: Seconds before the first chunk.
+        chunk_delay_sec: Seconds before each further chunk.
+        chunk_chars: Characters in a chunk.
+        keep_alive: Keep-alive comments before the first chunk.
     """
 
     reasoning: str = ""
@@ -44,11 +49,12 @@ class Reply:
 
     @property
     def finish(self) -> str:
+        """The finish reason that is sent."""
         return self.finish_reason or ("tool_calls" if self.tool_calls else "stop")
 
-    def message(self) -> dict[str, Any]:
-        """The assistant message that this reply is, as a client sends it back."""
-        message: dict[str, Any] = {
+    def message(self) -> dict[str, object]:
+        """Return the reply as an assistant message."""
+        message: dict[str, object] = {
             "role": "assistant",
             "content": self.content,
             "reasoning_content": self.reasoning,
@@ -59,7 +65,7 @@ class Reply:
 
 
 def reply_from(answer: Answer, *, call_prefix: str, fault: Fault | None = None) -> Reply:
-    """A script file's answer as a reply; call ids are `<call_prefix>_<index>`."""
+    """Return the reply for a script file's answer. Its call ids are `<call_prefix>_<index>`."""
     calls = tuple(
         ReplyCall(f"{call_prefix}_{index}", call.name, _arguments(call.arguments))
         for index, call in enumerate(answer.tool_calls)
@@ -79,38 +85,38 @@ def reply_from(answer: Answer, *, call_prefix: str, fault: Fault | None = None) 
     )
 
 
-def _arguments(value: dict[str, Any] | str) -> str:
+def _arguments(value: JsonObject | str) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def output_tokens(reply: Reply, counts: TokenCounts) -> tuple[int, int]:
-    """(completion tokens, reasoning tokens among them) that a reply takes."""
+    """Return a reply's completion tokens, and how many of them are reasoning."""
     reasoning = counts.text(reply.reasoning)
     calls = sum(CALL_OVERHEAD + counts.text(c.name) + counts.text(c.arguments) for c in reply.tool_calls)
     return reasoning + counts.text(reply.content) + calls + 1, reasoning
 
 
-def fitted(reply: Reply, max_tokens: int | None, counts: TokenCounts) -> Reply:
-    """The reply cut where max_tokens ends it, as the API does: finish_reason `length`, amid a call too."""
-    if max_tokens is None or output_tokens(reply, counts)[0] <= max_tokens:
+def truncate(reply: Reply, max_tokens: int, counts: TokenCounts) -> Reply:
+    """Cut a reply at `max_tokens` like the API, even inside a call, with finish reason `length`."""
+    if output_tokens(reply, counts)[0] <= max_tokens:
         return reply
     left = max(0, max_tokens - 1)
-    reasoning, left = _clipped(reply.reasoning, left, counts)
-    content, left = _clipped(reply.content, left, counts)
+    reasoning, left = _truncate_text(reply.reasoning, left, counts)
+    content, left = _truncate_text(reply.content, left, counts)
     calls: list[ReplyCall] = []
     for call in reply.tool_calls:
         left -= CALL_OVERHEAD + counts.text(call.name)
         if left <= 0:
             break
-        arguments, left = _clipped(call.arguments, left, counts)
+        arguments, left = _truncate_text(call.arguments, left, counts)
         calls.append(replace(call, arguments=arguments))
     return replace(
         reply, reasoning=reasoning, content=content, tool_calls=tuple(calls), finish_reason="length"
     )
 
 
-def _clipped(text: str, limit: int, counts: TokenCounts) -> tuple[str, int]:
-    """The longest start of a text within a limit of tokens, and what is left of the limit."""
+def _truncate_text(text: str, limit: int, counts: TokenCounts) -> tuple[str, int]:
+    """Return the longest start of a text within a limit of tokens, and the rest of the limit."""
     used = counts.text(text)
     if used <= limit:
         return text, limit - used
@@ -125,16 +131,17 @@ def _clipped(text: str, limit: int, counts: TokenCounts) -> tuple[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """What all chunks of one answer share."""
+class Envelope:
+    """The fields that all chunks of one response share."""
 
     id: str
     created: int
     model: str
     with_usage: bool
 
-    def chunk(self, choices: list[dict[str, Any]], usage: Mapping[str, Any] | None = None) -> bytes:
-        body: dict[str, Any] = {
+    def chunk(self, choices: Sequence[JsonObject], usage: JsonObject | None = None) -> bytes:
+        """Return a server-sent event with these choices."""
+        body: dict[str, object] = {
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
@@ -146,39 +153,40 @@ class Frame:
             body["usage"] = usage
         return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
-    def delta(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def delta(self, delta: JsonObject, finish: str | None = None) -> bytes:
+        """Return a server-sent event with one delta."""
         return self.chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}])
 
 
-def stream_chunks(reply: Reply, frame: Frame, usage: Mapping[str, Any] | None) -> Iterator[bytes]:
-    """The answer as server-sent events: role, reasoning, content, calls, finish, usage, [DONE]."""
+def stream_chunks(reply: Reply, envelope: Envelope, usage: JsonObject | None) -> Iterator[bytes]:
+    """Yield the events of a stream: role, reasoning, content, calls, finish, usage, [DONE]."""
     size = reply.chunk_chars
-    yield frame.delta({"role": "assistant", "content": None, "reasoning_content": ""})
+    yield envelope.delta({"role": "assistant", "content": None, "reasoning_content": ""})
     for piece in _split(reply.reasoning, size):
-        yield frame.delta({"content": None, "reasoning_content": piece})
+        yield envelope.delta({"content": None, "reasoning_content": piece})
     for piece in _split(reply.content, size):
-        yield frame.delta({"content": piece, "reasoning_content": None})
+        yield envelope.delta({"content": piece, "reasoning_content": None})
     for index, call in enumerate(reply.tool_calls):
         head = {"index": index, **_call_payload(replace(call, arguments=""))}
-        yield frame.delta({"tool_calls": [head]})
+        yield envelope.delta({"tool_calls": [head]})
         for piece in _split(call.arguments, size):
-            yield frame.delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-    yield frame.delta({"content": "", "reasoning_content": None}, reply.finish)
-    if frame.with_usage and usage is not None:
-        yield frame.chunk([], usage)
+            yield envelope.delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+    yield envelope.delta({"content": "", "reasoning_content": None}, reply.finish)
+    if envelope.with_usage and usage is not None:
+        yield envelope.chunk([], usage)
     yield b"data: [DONE]\n\n"
 
 
-def whole_body(reply: Reply, frame: Frame, usage: Mapping[str, Any] | None, *, thinking: bool) -> bytes:
-    """The answer as one object, for a request without `stream`."""
+def json_body(reply: Reply, envelope: Envelope, usage: JsonObject | None, *, thinking: bool) -> bytes:
+    """Return the body of a response to a request without `stream`."""
     message = reply.message()
     if not thinking:
         del message["reasoning_content"]
-    body: dict[str, Any] = {
-        "id": frame.id,
+    body: dict[str, object] = {
+        "id": envelope.id,
         "object": "chat.completion",
-        "created": frame.created,
-        "model": frame.model,
+        "created": envelope.created,
+        "model": envelope.model,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}],
         "system_fingerprint": FINGERPRINT,
     }
@@ -187,7 +195,7 @@ def whole_body(reply: Reply, frame: Frame, usage: Mapping[str, Any] | None, *, t
     return json.dumps(body, ensure_ascii=False).encode()
 
 
-def _call_payload(call: ReplyCall) -> dict[str, Any]:
+def _call_payload(call: ReplyCall) -> dict[str, object]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 

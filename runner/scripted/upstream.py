@@ -1,4 +1,4 @@
-"""The scripted model: plays scripts, and for the rest behaves as DeepSeek's API does."""
+"""The scripted model. It plays scripts and otherwise behaves like DeepSeek's API."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from runner.json_values import JsonObject, as_object
 from runner.relay.prices import ModelCard, PriceTable, default_prices
 from runner.relay.tokens import TokenCounts
 from runner.relay.upstream import Upstream
@@ -25,13 +25,13 @@ from runner.relay.wire import (
     whole_response,
 )
 from runner.scripted.format import Fault, ScriptFile, load_scripts
-from runner.scripted.player import FilePlayer, PythonScript, no_script
+from runner.scripted.player import FilePlayer, PythonScript, no_script_error
 from runner.scripted.prompt_cache import PrefixCache, Segment, head_segment, message_segment
-from runner.scripted.reply import Frame, Reply, fitted, output_tokens, stream_chunks, whole_body
+from runner.scripted.reply import Envelope, Reply, json_body, output_tokens, stream_chunks, truncate
 from runner.scripted.validation import check_length, check_request, thinking_enabled
 
 KEEP_ALIVE = b": keep-alive\n\n"
-# Below this many characters of new text a count takes under some 5 ms and stays on the loop.
+# Counting up to this many characters of new text takes about 5 ms, so it stays on the event loop.
 _COUNT_INLINE = 4_000
 
 Scripts = Path | ScriptFile | PythonScript
@@ -50,10 +50,17 @@ _FAULT_MESSAGES = {
 
 
 class ScriptUpstream(Upstream):
-    """Plays scripts (folders, files, loaded files, Python scripts; the first that matches is played).
+    """Plays the first script that matches a conversation.
 
-    `models` limits the names that exist (else any); `context_window` and `max_output_tokens` replace the
-    sizes of the price table, so that a test can fill a small window. Raises ScriptError for a broken file.
+    Args:
+        scripts: Folders, files, loaded files and Python scripts.
+        models: The models that exist. None means any.
+        context_window, max_output_tokens: Replace the model's sizes, so that a test can fill a
+            small window.
+        clock: Seconds since the epoch, for the `created` of responses.
+
+    Raises:
+        ScriptError: A script file is invalid.
     """
 
     mode = "script"
@@ -68,15 +75,14 @@ class ScriptUpstream(Upstream):
         max_output_tokens: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        given = [scripts] if not isinstance(scripts, Sequence) else list(scripts)
         self._players: list[FilePlayer | PythonScript] = []
-        for item in given:
+        for item in scripts if isinstance(scripts, Sequence) else [scripts]:
             if isinstance(item, Path):
                 self._players += [FilePlayer(script) for script in load_scripts(item)]
             else:
                 self._players.append(FilePlayer(item) if isinstance(item, ScriptFile) else item)
-        # Scripts for any conversation stand in for what nothing else matches, wherever they were named.
-        self._players.sort(key=_is_default)
+        # Scripts for any conversation come last, in whatever order they were named.
+        self._players.sort(key=lambda player: isinstance(player, FilePlayer) and player.matches_any)
         self._models = models
         self._prices = prices or default_prices()
         self._window = context_window
@@ -91,6 +97,7 @@ class ScriptUpstream(Upstream):
 
     @property
     def names(self) -> list[str]:
+        """The names of the scripts."""
         return [_name(player) for player in self._players]
 
     def describe(self) -> str:
@@ -107,11 +114,10 @@ class ScriptUpstream(Upstream):
         card = self._card(request.model)
         if self._models is not None and request.model not in self._models:
             raise ApiError(400, "Model Not Exist")
-        _check_text(request)
+        _check_surrogates(request)
         check_request(payload, card)
-        segments, sizes = await self._measure(payload)
-        prompt_tokens = sum(sizes)
-        budget = check_length(payload, card, prompt_tokens)
+        segments, sizes = await self._measure(request)
+        max_tokens = check_length(payload, card, sum(sizes))
         reply = await self._reply(request)
         fault = reply.fault
         if fault is not None and fault.status is not None:
@@ -119,25 +125,27 @@ class ScriptUpstream(Upstream):
         if reply.delay_sec and not request.stream:
             await asyncio.sleep(reply.delay_sec)
         thinking = thinking_enabled(payload)
-        if not thinking or (fault is not None and fault.empty):
-            reply = _without(reply, empty=fault is not None and bool(fault.empty))
-        reply = fitted(reply, budget, self._counts)
+        if fault is not None and fault.empty:
+            reply = replace(reply, reasoning="", content="", tool_calls=(), finish_reason="stop")
+        elif not thinking:
+            reply = replace(reply, reasoning="")
+        reply = truncate(reply, max_tokens, self._counts)
         usage = self._usage(request, reply, segments, sizes) if reply.send_usage else None
-        options = payload.get("stream_options") or {}
-        frame = Frame(
-            id=_answer_id(request),
+        options = as_object(payload.get("stream_options"))
+        envelope = Envelope(
+            id=_response_id(request),
             created=int(self._clock()),
             model=request.model,
             with_usage=bool(options.get("include_usage")) and reply.send_usage,
         )
         if request.stream:
-            return UpstreamResponse(200, dict(SSE_HEADERS), _stream(reply, frame, usage, fault))
-        body = whole_body(reply, frame, usage, thinking=thinking)
+            return UpstreamResponse(200, dict(SSE_HEADERS), _stream(reply, envelope, usage, fault))
+        body = json_body(reply, envelope, usage, thinking=thinking)
         return UpstreamResponse(200, dict(JSON_HEADERS), _whole(body, reply, fault))
 
     def _card(self, model: str) -> ModelCard:
         card = self._prices.card(model)
-        changes: dict[str, Any] = {}
+        changes: dict[str, int] = {}
         if self._window is not None:
             changes["context_window"] = self._window
             changes["max_output_tokens"] = min(card.max_output_tokens, self._window)
@@ -150,12 +158,13 @@ class ScriptUpstream(Upstream):
             if player.matches(request):
                 reply = player.respond(request)
                 return await reply if inspect.isawaitable(reply) else reply
-        raise no_script(request, self.names)
+        raise no_script_error(request, self.names)
 
-    async def _measure(self, payload: Mapping[str, Any]) -> tuple[list[Segment], list[int]]:
-        """The prompt's segments and their sizes in tokens; new text is counted off the event loop."""
+    async def _measure(self, request: ModelRequest) -> tuple[list[Segment], list[int]]:
+        """Return the prompt's segments and their tokens. Much new text is counted in a thread."""
+        payload = request.payload
         reasoning = bool(payload.get("tools"))
-        messages: list[Mapping[str, Any]] = payload["messages"]
+        messages = request.messages
         segments = [head_segment(payload)]
         segments += [message_segment(message, reasoning=reasoning) for message in messages]
 
@@ -169,27 +178,44 @@ class ScriptUpstream(Upstream):
 
     def _usage(
         self, request: ModelRequest, reply: Reply, segments: list[Segment], sizes: list[int]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
+        """Return the usage of a call, and add its prompt and answer to the run's cache."""
         cache = self._caches.setdefault(request.run, PrefixCache())
-        prompt = sum(sizes)
         hit = cache.hit(segments, sizes, self._counts)
         answer = message_segment(reply.message(), reasoning=bool(request.payload.get("tools")))
         cache.add([*segments, answer])
         completion, reasoning = output_tokens(reply, self._counts)
-        usage: dict[str, Any] = {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": hit},
-            "completion_tokens_details": {"reasoning_tokens": reasoning},
-            "prompt_cache_hit_tokens": hit,
-            "prompt_cache_miss_tokens": prompt - hit,
-        }
-        return _with_overrides(usage, reply.usage or {})
+        return _usage_document(
+            prompt=sum(sizes),
+            completion=completion,
+            reasoning=reasoning,
+            hit=hit,
+            overrides=reply.usage or {},
+        )
 
 
-def _check_text(request: ModelRequest) -> None:
-    """Half of a surrogate pair can be written in JSON, but is no text: the API's parser refuses it."""
+def _usage_document(
+    *, prompt: int, completion: int, reasoning: int, hit: int, overrides: Mapping[str, int]
+) -> dict[str, object]:
+    """Return `usage` as the API sends it. Values that follow from an override are adapted."""
+    prompt = overrides.get("prompt_tokens", prompt)
+    completion = overrides.get("completion_tokens", completion)
+    hit = overrides.get("prompt_cache_hit_tokens", hit)
+    usage: dict[str, object] = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": overrides.get("total_tokens", prompt + completion),
+        "prompt_tokens_details": {"cached_tokens": hit},
+        "completion_tokens_details": {"reasoning_tokens": overrides.get("reasoning_tokens", reasoning)},
+        "prompt_cache_hit_tokens": hit,
+        "prompt_cache_miss_tokens": overrides.get("prompt_cache_miss_tokens", prompt - hit),
+    }
+    others = {name: value for name, value in overrides.items() if name != "reasoning_tokens"}
+    return usage | {name: value for name, value in others.items() if name not in usage}
+
+
+def _check_surrogates(request: ModelRequest) -> None:
+    """Raise ApiError 400 for a lone surrogate. JSON can carry it, but the API refuses it."""
     if b"\\ud" not in request.body.lower():
         return
     try:
@@ -205,34 +231,7 @@ def _name(player: FilePlayer | PythonScript) -> str:
     return str(getattr(player, "name", type(player).__name__))
 
 
-def _is_default(player: FilePlayer | PythonScript) -> bool:
-    return (
-        isinstance(player, FilePlayer) and player.script.match is None and player.script.match_regex is None
-    )
-
-
-def _without(reply: Reply, *, empty: bool) -> Reply:
-    """The reply as a model that does not think gives it, or with nothing in it."""
-    if empty:
-        return replace(reply, reasoning="", content="", tool_calls=(), finish_reason="stop")
-    return replace(reply, reasoning="")
-
-
-def _with_overrides(usage: dict[str, Any], changes: Mapping[str, int]) -> dict[str, Any]:
-    usage.update(changes)
-    if "reasoning_tokens" in changes:
-        usage["completion_tokens_details"] = {"reasoning_tokens": usage.pop("reasoning_tokens")}
-    if changes:
-        usage.setdefault("total_tokens", usage["prompt_tokens"] + usage["completion_tokens"])
-        usage["prompt_tokens_details"] = {"cached_tokens": usage["prompt_cache_hit_tokens"]}
-        if "prompt_cache_miss_tokens" not in changes:
-            usage["prompt_cache_miss_tokens"] = usage["prompt_tokens"] - usage["prompt_cache_hit_tokens"]
-        if "total_tokens" not in changes:
-            usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
-    return usage
-
-
-def _answer_id(request: ModelRequest) -> str:
+def _response_id(request: ModelRequest) -> str:
     digest = hashlib.sha256(request.run.encode() + request.body).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
 
@@ -245,8 +244,8 @@ def _error_response(fault: Fault, status: int) -> UpstreamResponse:
 
 
 async def _stream(
-    reply: Reply, frame: Frame, usage: Mapping[str, Any] | None, fault: Fault | None
-) -> AsyncIterator[bytes]:
+    reply: Reply, envelope: Envelope, usage: JsonObject | None, fault: Fault | None
+) -> AsyncGenerator[bytes]:
     pause = reply.delay_sec / (reply.keep_alive + 1)
     for _ in range(reply.keep_alive):
         yield KEEP_ALIVE
@@ -257,7 +256,7 @@ async def _stream(
         if fault.empty == "done":
             yield b"data: [DONE]\n\n"
         return
-    for number, chunk in enumerate(stream_chunks(reply, frame, usage)):
+    for number, chunk in enumerate(stream_chunks(reply, envelope, usage)):
         if fault is not None and fault.drop_after == number:
             raise StreamDropped("a scripted fault")
         if fault is not None and fault.silence_after == number:
@@ -269,7 +268,7 @@ async def _stream(
         raise StreamDropped("a scripted fault")
 
 
-async def _whole(body: bytes, reply: Reply, fault: Fault | None) -> AsyncIterator[bytes]:
+async def _whole(body: bytes, reply: Reply, fault: Fault | None) -> AsyncGenerator[bytes]:
     if fault is not None and fault.empty in ("body", "done"):
         return
     if fault is not None and fault.silence_after is not None:
@@ -278,5 +277,5 @@ async def _whole(body: bytes, reply: Reply, fault: Fault | None) -> AsyncIterato
         yield body[: len(body) // 2]
         raise StreamDropped("a scripted fault")
     for _ in range(reply.keep_alive):
-        yield b"\n"  # the API keeps a connection without a stream alive with empty lines
+        yield b"\n"  # the API sends empty lines to keep a connection without a stream alive
     yield body

@@ -1,4 +1,7 @@
-"""The evaluation service: Terminal-Bench-server's HTTP API, and jobs (contracts.md 8)."""
+"""The evaluation service: Terminal-Bench-server's HTTP API, and jobs.
+
+docs/contract.md, The evaluation service, has what it must keep to.
+"""
 
 from runner.service.app import create_app
 from runner.service.settings import ServiceSettings, load_settings

@@ -1,4 +1,4 @@
-"""Agents that requests name or bring: checked as the validator checks a submission, kept by their digest."""
+"""Agents that requests name or upload. An upload is checked like a submission."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class AgentStore:
-    """`folder` is AGENTS_DIR, which the operator fills; `uploads` is filled by requests."""
+    """Finds agents by name and stores uploads by digest.
+
+    Attributes:
+        folder: AGENTS_DIR, which the operator fills.
+        uploads: The folder of uploaded ZIPs.
+    """
 
     folder: Path
     uploads: Path
 
     def find(self, name: str) -> Path:
-        """The ZIP or folder of that name. Raises ServiceError where there is none below AGENTS_DIR."""
+        """Return the agent's ZIP or folder. Raises ServiceError if there is none with this name."""
         if digest := _DIGEST.fullmatch(name):
             path = self.uploads / f"{digest[1]}.zip"
             if path.is_file():
@@ -40,28 +45,31 @@ class AgentStore:
         try:
             path = (root / name).resolve()
             return path if path != root and path.is_relative_to(root) and path.exists() else None
-        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a ring of links
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links
             return None
 
-    async def put(self, data: bytes) -> str:
-        """Check a ZIP and keep it; its name, `sha256:…`. Raises ServiceError with every broken rule."""
+    async def add(self, data: bytes) -> str:
+        """Check and store a ZIP. Return its name, `sha256:…`.
+
+        Raises ServiceError with every rule that the ZIP breaks.
+        """
         if len(data) > MAX_ZIP_BYTES:
             message = f"the agent's ZIP may have {MAX_ZIP_BYTES:,} bytes at most"
             raise ServiceError(413, "zip_too_large", message)
-        part = await asyncio.to_thread(self._put_down, data)
+        part = await asyncio.to_thread(self._write_part, data)
         try:
             report = await asyncio.to_thread(lambda: check_archive(open_archive(part), {}))
             if not report.passed:
-                found = [f"{f.code}: {f.message}" for f in report.findings if f.level == "reject"]
-                message = f"the validator would refuse this agent: {found[0]}"
-                raise ServiceError(422, "agent_refused", message, findings=found)
+                findings = [f"{f.code}: {f.message}" for f in report.findings if f.level == "reject"]
+                message = f"the validator would refuse this agent: {findings[0]}"
+                raise ServiceError(422, "agent_refused", message, findings=findings)
             digest = report.sha256
             await asyncio.to_thread(part.replace, self.uploads / f"{digest}.zip")
         finally:
             await asyncio.to_thread(part.unlink, missing_ok=True)
         return f"sha256:{digest}"
 
-    def _put_down(self, data: bytes) -> Path:
+    def _write_part(self, data: bytes) -> Path:
         self.uploads.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self.uploads, suffix=".part", delete=False) as file:
             file.write(data)

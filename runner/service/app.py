@@ -1,10 +1,10 @@
-"""The service, put together."""
+"""The application: the API, its documentation and the pages, behind access control."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -24,15 +24,15 @@ from runner.service.job_request import JobRequestBuilder, absolute
 from runner.service.queue import JobQueue
 from runner.service.routes import make_api, make_health
 from runner.service.settings import ServiceSettings
-from runner.service.store import Store
+from runner.service.store import JobStore
 from runner.service.task_index import TaskIndex
+from runner.web.access import AccessMiddleware
 from runner.web.errors import add_handlers
-from runner.web.guard import Guard
 
-OWN_FOLDER = ".service"
+SERVICE_FOLDER = ".service"
 
 _DOCS_STATIC = "/docs/static"
-# Swagger UI writes styles into its elements, and its pictures are data.
+# Swagger UI sets styles on its elements and embeds its images as data.
 _DOCS_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; font-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -54,28 +54,32 @@ _DOCS_PAGE = f"""<!doctype html>
 """
 _DOCS_START = 'SwaggerUIBundle({ url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true });\n'
 
-_ABOUT = """Runs agents on Terminal-Bench tasks and says how they did.
+_DESCRIPTION = """Runs agents on Terminal-Bench tasks and returns their results.
 
 `POST /api/tasks` and `GET /health` are Terminal-Bench-server's. Errors are JSON:
-`{"error": {"code": "…", "message": "…"}}`; the code never changes.
+`{"error": {"code": "…", "message": "…"}}`. The code never changes.
 """
 
 
 def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> FastAPI:
-    """The ASGI app. `base` and `secrets` hold what requests leave open: agent, model, key, environment.
+    """Return the ASGI app. It runs queued jobs while it is started.
 
-    The queue is opened when the app starts, and running jobs are ended in an orderly way when it stops;
-    starting raises JobBusy where another service works in the same folder of jobs.
+    Starting it raises JobBusy if another service uses the same folder of jobs. Stopping it ends
+    running trials cleanly.
+
+    Args:
+        base: The settings that requests leave open, such as agent, model and environment.
+        secrets: The service's own key.
     """
     base = absolute(base)
     jobs_dir = Path(base.jobs_dir)
-    own = jobs_dir / OWN_FOLDER
-    store = Store(own / "queue.sqlite3")
+    service_dir = jobs_dir / SERVICE_FOLDER
+    store = JobStore(service_dir / "queue.sqlite3")
     queue = JobQueue(store, base, secrets, settings)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with _claimed(own):
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        with _locked(service_dir):
             queue.start()
             try:
                 yield
@@ -86,7 +90,7 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
     app = FastAPI(
         title="Capstan evaluation service",
         version="1.0.0",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -98,22 +102,22 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
         secrets=secrets,
         settings=settings,
         task_index=TaskIndex(settings.tb2_dir.resolve()),
-        agents=AgentStore(settings.agents_dir, own / "agents"),
+        agents=AgentStore(settings.agents_dir, service_dir / "agents"),
     )
-    # The guard checks the token, before anything else; this only says so in the schema, and on its page.
+    # The middleware checks the token. This only declares it in the schema and on /docs.
     bearer = HTTPBearer(auto_error=False, description="SERVICE_TOKEN")
-    wanted = [] if settings.service_token is None else [Depends(bearer)]
+    token = [] if settings.service_token is None else [Depends(bearer)]
     app.include_router(make_health())
-    app.include_router(make_api(queue, builder), dependencies=wanted)
+    app.include_router(make_api(queue, builder), dependencies=token)
     _add_docs(app)
     app.include_router(make_pages(JobIndex(jobs_dir), api=True))
-    app.add_middleware(Guard, host=settings.service_host, token=settings.service_token)
+    app.add_middleware(AccessMiddleware, host=settings.service_host, token=settings.service_token)
     return app
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """One service at a time; the kernel gives the folder back when the process dies in any way."""
+def _locked(folder: Path) -> Generator[None]:
+    """Hold the folder's lock. The kernel releases it however the process ends. Raises JobBusy."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -126,7 +130,7 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 
 def _add_docs(app: FastAPI) -> None:
-    """Serve `/docs` from a copy of Swagger UI that is installed here: no other host is asked."""
+    """Serve `/docs` from the installed copy of Swagger UI, without contacting another host."""
     pages = APIRouter(include_in_schema=False)
 
     @pages.get("/docs")

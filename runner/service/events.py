@@ -1,21 +1,22 @@
-"""The events of a job in the service: clients can follow them, and come back to them."""
+"""The events of a job, which clients of the service follow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from runner.jobs import JobContext, JobObserver, TrialProgress
 from runner.jobs.results import JobResultWriter
+from runner.json_values import JsonObject
 from runner.results import TrialRecord
 
-Emit = Callable[[str, dict[str, Any]], None]
+Emit = Callable[[str, JsonObject], None]
+"""Takes the type and the data of an event."""
 
 
 class EventObserver(JobObserver):
-    """Emits each thing that happens in a job once. `redact` removes secrets from every line.
+    """Emits an event for each change of a job. `redact` removes secrets from its texts.
 
-    The queue emits the job's end itself, once the job's folder has been released.
+    The queue emits the end of the job itself, after the job's folder has been released.
     """
 
     def __init__(self, emit: Emit, redact: Callable[[str], str]) -> None:

@@ -1,4 +1,4 @@
-"""From a request to the settings of a job, and the key that it brought."""
+"""Turning a request into the settings of a job and the key that it brought."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from pydantic import SecretStr
 
@@ -22,13 +21,13 @@ from runner.service.task_index import TaskIndex
 from runner.service.upstream import check_url
 from runner.web.errors import ServiceError
 
-_ALPHABET = string.ascii_lowercase + string.digits
+_ID_CHARACTERS = string.ascii_lowercase + string.digits
 _BUILT_IN = ("oracle", "nop")
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job that can be queued. `key` is the request's own; it is kept in memory alone."""
+    """A job for the queue. `key` is the request's own and must stay in memory."""
 
     kind: Kind
     config: RunConfig
@@ -36,12 +35,18 @@ class QueuedJob:
 
     @property
     def own_key(self) -> bool:
+        """Whether the request brought a key."""
         return self.key is not None
 
 
 @dataclass(frozen=True)
 class JobRequestBuilder:
-    """Makes orders of requests. `base` holds what they leave open, `secrets` the service's own key."""
+    """Turns requests into jobs for the queue.
+
+    Attributes:
+        base: The settings that requests leave open.
+        secrets: The service's own key.
+    """
 
     base: RunConfig
     secrets: Secrets
@@ -50,8 +55,8 @@ class JobRequestBuilder:
     agents: AgentStore
 
     def task(self, request: TaskRequest) -> QueuedJob:
-        """One task. Raises ServiceError."""
-        names = request.params.names
+        """Return the job of `POST /api/tasks`. Raises ServiceError."""
+        names = request.params.task_names
         if not names:
             raise ServiceError(
                 422,
@@ -60,29 +65,33 @@ class JobRequestBuilder:
                 "terminal_bench_task_id or task_id in params.metadata",
             )
         folder = self.task_index.first(names)
-        steps = request.max_steps or request.params.max_steps
+        max_steps = request.max_steps or request.params.max_steps
         return self._queued(
             "task",
             request.llm_config,
             self.base.agent,
             tasks=(str(self.task_index.root / folder),),
-            instruction=request.params.statement,
-            agent_kwargs=_with_steps(self.base.agent_kwargs, steps),
+            instruction=request.params.instruction,
+            agent_kwargs=_with_max_steps(self.base.agent_kwargs, max_steps),
         )
 
     def job(self, request: JobRequest, *, uploaded: str | None = None) -> QueuedJob:
-        """Several tasks. `uploaded` is the agent that came with the request. Raises ServiceError."""
+        """Return the job of `POST /api/jobs`. Raises ServiceError.
+
+        Args:
+            uploaded: The name of the agent that was uploaded with the request.
+        """
         folders = self.task_index.folders(request.tasks)
-        left = [f for f in folders if not any(fnmatchcase(f, glob) for glob in request.exclude)]
-        if not left:
+        folders = [f for f in folders if not any(fnmatchcase(f, glob) for glob in request.exclude)]
+        if not folders:
             raise ServiceError(422, "nothing_to_run", "exclude leaves no task to run")
         if uploaded is not None and request.agent is not None:
             raise ServiceError(422, "two_agents", "agent: a ZIP was uploaded, too; name one or upload one")
         name = uploaded or request.agent
-        changes: dict[str, Any] = {
-            "tasks": tuple(str(self.task_index.root / folder) for folder in left[: request.limit]),
+        changes: dict[str, object] = {
+            "tasks": tuple(str(self.task_index.root / folder) for folder in folders[: request.limit]),
             "attempts": request.attempts,
-            "agent_kwargs": _with_steps(self.base.agent_kwargs, request.max_steps),
+            "agent_kwargs": _with_max_steps(self.base.agent_kwargs, request.max_steps),
         }
         if request.cost_limit_usd is not None:
             changes["cost_limit_usd"] = request.cost_limit_usd
@@ -94,15 +103,15 @@ class JobRequestBuilder:
     def _agent(self, name: str) -> str:
         return name if name in _BUILT_IN else str(self.agents.find(name))
 
-    def _queued(self, kind: Kind, llm: LlmConfig, agent: str, **changes: Any) -> QueuedJob:
-        changes |= {"agent": agent, "job_name": new_id(), "concurrency": None}
+    def _queued(self, kind: Kind, llm: LlmConfig, agent: str, **changes: object) -> QueuedJob:
+        changes |= {"agent": agent, "job_name": new_job_id(), "concurrency": None}
         if llm.model_name is not None:
             changes["model_name"] = llm.model_name.strip().removeprefix("deepseek/") or self.base.model_name
         if llm.model_infer_params:
             changes["model_params"] = llm.model_infer_params
         if llm.url is not None:
-            changes["base_url"] = self._url(llm)
-        config = RunConfig(**(self.base.model_dump() | changes))
+            changes["base_url"] = self._base_url(llm.url, llm.api_key)
+        config = RunConfig.model_validate(self.base.model_dump() | changes)
         needs_key = config.mode.needs_key and agent not in _BUILT_IN
         if needs_key and llm.api_key is None and self.secrets.api_key is None:
             raise ServiceError(
@@ -112,29 +121,28 @@ class JobRequestBuilder:
             )
         return QueuedJob(kind, config, llm.api_key if needs_key else None)
 
-    def _url(self, llm: LlmConfig) -> str:
-        assert llm.url is not None
-        url = check_url(llm.url, self.settings)
+    def _base_url(self, requested: str, key: SecretStr | None) -> str:
+        url = check_url(requested, self.settings)
         ours = self.base.base_url.rstrip("/")
-        if url != ours and llm.api_key is None and self.base.mode.needs_key:
-            # The service's own key goes to the service's own address, and nowhere else.
+        if url != ours and key is None and self.base.mode.needs_key:
+            # The service's own key must not be sent to another address.
             raise ServiceError(422, "key_missing", "llm_config.api_key: must be given where url is given")
         return url
 
 
-def new_id() -> str:
-    """A job's id, and its folder's name: the local time and six characters that nobody can guess."""
-    tail = "".join(random.choice(_ALPHABET) for _ in range(6))
+def new_job_id() -> str:
+    """Return a job's id, which is its folder's name: the local time and six random characters."""
+    tail = "".join(random.choice(_ID_CHARACTERS) for _ in range(6))
     return f"{local_now():%Y-%m-%d__%H-%M-%S}-{tail}"
 
 
-def _with_steps(keywords: Mapping[str, Any], steps: int | None) -> dict[str, Any]:
-    return dict(keywords) if steps is None else {**keywords, "max_steps": steps}
+def _with_max_steps(keywords: Mapping[str, object], max_steps: int | None) -> dict[str, object]:
+    return dict(keywords) if max_steps is None else {**keywords, "max_steps": max_steps}
 
 
 def absolute(config: RunConfig) -> RunConfig:
-    """The settings with paths that mean the same wherever the service is started again."""
-    changes: dict[str, Any] = {"jobs_dir": str(Path(config.jobs_dir).resolve())}
+    """Return the settings with absolute paths, so that a restart elsewhere does not change them."""
+    changes = {"jobs_dir": str(Path(config.jobs_dir).resolve())}
     if config.agent and config.agent not in _BUILT_IN:
         changes["agent"] = str(Path(config.agent).resolve())
     if (path := config.mode.path) is not None:

@@ -1,4 +1,4 @@
-"""The queue of jobs: runs them as there is room, and takes up again what a stopped service left."""
+"""The queue of jobs: runs them and, after a restart, continues what was unfinished."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shutil
 import traceback
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any
 
 from pydantic import SecretStr
 
@@ -19,12 +18,12 @@ from runner.jobs import JobDirectory, JobError, JobHost, create_job
 from runner.jobs.limiter import Capacity, Limiter
 from runner.jobs.lock import read_lock
 from runner.jobs.model import default_upstream
+from runner.json_values import JsonObject
 from runner.relay import LiveUpstream, Upstream
-from runner.results.scoring import JobSummary
 from runner.service.events import EventObserver
 from runner.service.job_request import QueuedJob
 from runner.service.settings import ServiceSettings
-from runner.service.store import Event, JobEntry, State, Store
+from runner.service.store import Event, JobEntry, JobStore, State
 from runner.service.upstream import GuardedTransport
 from runner.tasks import TaskError
 from runner.web.errors import ServiceError
@@ -35,43 +34,43 @@ RETRY_AFTER_SEC = 30
 
 
 class JobQueue:
-    """Owns the queue while the service runs. All methods are called from one event loop.
+    """Runs the jobs of the store. All methods must be called from one event loop.
 
     Args:
-        base: the service's own settings of a job; its `base_url` is where the service's own key goes.
-        secrets: the service's own key.
+        base: The service's own job settings. Its `base_url` is the address for the service's key.
+        secrets: The service's own key.
     """
 
-    def __init__(self, store: Store, base: RunConfig, secrets: Secrets, settings: ServiceSettings) -> None:
+    def __init__(self, store: JobStore, base: RunConfig, secrets: Secrets, settings: ServiceSettings) -> None:
         self._store = store
         self._base = base
         self._secrets = secrets
         self._settings = settings
-        self._keys: dict[str, SecretStr] = {}  # by job: the only place where a request's key is kept
+        self._keys: dict[str, SecretStr] = {}  # by job; a request's key is stored nowhere else
         self._running: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
-        self._news = asyncio.Event()  # replaced by a new one whenever something happened
+        self._changed = asyncio.Event()  # set and replaced at each event
         self._stopping = asyncio.Event()
         machine = Capacity.of_machine(None)
         limiter = Limiter(Capacity(settings.thread_pool_max_workers, machine.cpus, machine.memory_mb))
         self._host = JobHost(
-            open_executor=partial(open_executor, limiter=limiter),  # all jobs share the machine
+            open_executor=partial(open_executor, limiter=limiter),  # one limiter for all jobs
             docker=settings.docker(),
             make_upstream=self._make_upstream,
         )
 
     @property
-    def store(self) -> Store:
-        """The queue, to be read."""
+    def store(self) -> JobStore:
+        """The store, for reading."""
         return self._store
 
     @property
     def stopping(self) -> bool:
-        """True once the service is going down."""
+        """Whether the service is stopping."""
         return self._stopping.is_set()
 
     def start(self) -> None:
-        """Take up what was queued or running when the service last stopped, however it stopped."""
+        """Queue again what was queued or running when the service stopped or was killed."""
         for entry in self._store.in_state("running", "queued", "waiting_for_key"):
             if entry.state == "waiting_for_key":
                 continue
@@ -86,31 +85,33 @@ class JobQueue:
                 self._emit(entry.id, "waiting_for_key", {})
             else:
                 self._store.set_state(entry.id, "queued")
-            self._emit(entry.id, "restarted", _started_over(entry))
-        self._fill()
+            self._emit(entry.id, "restarted", _restarted_trials(entry))
+        self._start_queued()
 
     async def stop(self) -> None:
-        """End running trials in an orderly way; their jobs go on when the service starts again."""
-        self.hang_up()
+        """End running trials cleanly. Their jobs continue when the service starts again."""
+        self.begin_shutdown()
         running = list(self._running.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def hang_up(self) -> None:
-        """Let go of everybody who waits for something; no further job is begun."""
+    def begin_shutdown(self) -> None:
+        """Start no more jobs, and answer every waiting client."""
         self._stopping.set()
         self._notify()
 
     def submit(self, queued: QueuedJob, *, fingerprint: str, idempotency_key: str | None = None) -> JobEntry:
-        """Queue an queued; or, for a repeated request, give the job that it already has.
+        """Add a job to the queue. For a repeated request, return its earlier job.
 
-        Raises ServiceError: the queue is full, or the Idempotency-Key was used for something else.
+        Raises:
+            ServiceError: The queue is full, the service is stopping, or the Idempotency-Key belongs
+                to another request.
         """
-        if idempotency_key is not None and (known := self._store.find(idempotency_key)) is not None:
-            return self._repeated(known, queued, fingerprint)
+        if idempotency_key is not None and (earlier := self._store.find(idempotency_key)) is not None:
+            return self._repeated(earlier, queued, fingerprint)
         if self.stopping:
-            raise stopping()
+            raise _stopping_error()
         waiting = self._store.count("queued")
         if waiting >= self._settings.queue_limit:
             raise ServiceError(
@@ -133,23 +134,23 @@ class JobQueue:
         self._emit(
             entry.id, "queued", {"tasks": len(queued.config.tasks), "attempts": queued.config.attempts}
         )
-        self._fill()
+        self._start_queued()
         return self._store.get(entry.id)
 
-    def _repeated(self, known: JobEntry, queued: QueuedJob, fingerprint: str) -> JobEntry:
-        if known.fingerprint != fingerprint:
+    def _repeated(self, earlier: JobEntry, queued: QueuedJob, fingerprint: str) -> JobEntry:
+        if earlier.fingerprint != fingerprint:
             raise ServiceError(
                 422, "idempotency_key_reused", "Idempotency-Key: it belongs to an earlier, different request"
             )
-        if known.state == "waiting_for_key" and queued.key is not None and not self.stopping:
-            self._keys[known.id] = queued.key
-            self._store.set_state(known.id, "queued")
-            self._emit(known.id, "queued", {"again": True})
-            self._fill()
-        return self._store.get(known.id)
+        if earlier.state == "waiting_for_key" and queued.key is not None and not self.stopping:
+            self._keys[earlier.id] = queued.key
+            self._store.set_state(earlier.id, "queued")
+            self._emit(earlier.id, "queued", {"again": True})
+            self._start_queued()
+        return self._store.get(earlier.id)
 
     def cancel(self, job_id: str) -> JobEntry:
-        """Stop a job; what ended before stays. A job that is over stays as it is. Raises KeyError."""
+        """Stop a job. Trials that have ended stay, and so does a job that has. Raises KeyError."""
         entry = self._store.get(job_id)
         if entry.ended:
             return entry
@@ -161,33 +162,37 @@ class JobQueue:
         return self._store.get(job_id)
 
     async def wait(self, job_id: str) -> JobEntry:
-        """The job once it is over. Raises ServiceError where the service stops first, or wants its key."""
+        """Wait for the end of a job and return it.
+
+        Raises:
+            ServiceError: The service stops first, or the job needs its key again.
+        """
         async for _ in self.follow(job_id):
             pass
         entry = self._store.get(job_id)
         if entry.state == "waiting_for_key":
             raise ServiceError(409, "key_needed", entry.error_message or "the key is needed again")
         if not entry.ended:
-            raise stopping()
+            raise _stopping_error()
         return entry
 
     async def follow(self, job_id: str, *, after: int = 0) -> AsyncIterator[Event]:
-        """The job's events after number `after`, as they come, until it is over or cannot go on."""
+        """Yield the job's events after number `after`, until it ends or cannot continue."""
         while True:
-            news, over = self._news, self._over(job_id)
+            changed, finished = self._changed, self._finished(job_id)
             for event in self._store.events(job_id, after=after):
                 after = event.number
                 yield event
-            if over:
+            if finished:
                 return
-            await news.wait()
+            await changed.wait()
 
-    def _over(self, job_id: str) -> bool:
+    def _finished(self, job_id: str) -> bool:
         entry = self._store.get(job_id)
         return entry.ended or entry.state == "waiting_for_key" or self.stopping
 
-    def _fill(self) -> None:
-        """Begin jobs while there is room for one more."""
+    def _start_queued(self) -> None:
+        """Start queued jobs while there is room."""
         if self.stopping:
             return
         room = self._settings.thread_pool_max_workers - len(self._running)
@@ -195,41 +200,37 @@ class JobQueue:
             self._store.set_state(entry.id, "running")
             task = asyncio.create_task(self._run(entry), name=entry.id)
             self._running[entry.id] = task
-            task.add_done_callback(lambda _, name=entry.id: self._done(name))
+            task.add_done_callback(lambda _, job_id=entry.id: self._task_done(job_id))
 
-    def _done(self, job_id: str) -> None:
+    def _task_done(self, job_id: str) -> None:
         del self._running[job_id]
         self._cancelled.discard(job_id)
-        self._fill()
+        self._start_queued()
 
     async def _run(self, entry: JobEntry) -> None:
-        """One job from its beginning, or from where it stopped. Raises nothing but CancelledError."""
-        redact = redactor(self._keys.get(entry.id), self._secrets.api_key, self._settings.service_token)
+        """Run a job, or the rest of it. Raises nothing but CancelledError."""
+        key = self._keys.get(entry.id)
+        redact = redactor(key, self._secrets.api_key, self._settings.service_token)
         observer = EventObserver(lambda kind, data: self._emit(entry.id, kind, data), redact)
         log.info("job %s: started", entry.id)
         try:
-            summary = await self._work(entry, observer)
+            _remove_incomplete_folder(entry)
+            secrets = self._secrets if key is None else Secrets(api_key=key)
+            async with create_job(entry.config, secrets, self._host, observer) as job:
+                summary = await job.run()
         except asyncio.CancelledError:
             if entry.id in self._cancelled:
                 self._end(entry, "cancelled")
             else:
-                raise  # the service stops: to the queue the job still runs, and it goes on at the next start
+                raise  # the service is stopping; in state `running` the job continues later
         except (JobError, TaskError) as error:
             self._end(entry, "failed", code="job_failed", message=redact(str(error)))
         except Exception as error:
             log.error("job %s: %s", entry.id, redact("".join(traceback.format_exception(error))))
             self._end(entry, "failed", code="internal_error", message="the service failed; its log says why")
         else:
-            self._end(
-                entry, "completed", score=summary.score, resolved=summary.resolved, total=summary.n_total
-            )
-
-    async def _work(self, entry: JobEntry, observer: EventObserver) -> JobSummary:
-        _clear_half_made(entry)
-        key = self._keys.get(entry.id)
-        secrets = self._secrets if key is None else Secrets(api_key=key)
-        async with create_job(entry.config, secrets, self._host, observer) as job:
-            return await job.run()
+            figures = {"score": summary.score, "resolved": summary.resolved, "total": summary.n_total}
+            self._end(entry, "completed", figures=figures)
 
     def _end(
         self,
@@ -238,32 +239,31 @@ class JobQueue:
         *,
         code: str | None = None,
         message: str | None = None,
-        **figures: Any,
+        figures: JsonObject | None = None,
     ) -> None:
         self._keys.pop(entry.id, None)
         self._store.set_state(entry.id, state, code=code, message=message)
         log.info("job %s: %s%s", entry.id, state, f": {message}" if message else "")
-        self._emit(entry.id, "job_ended", {"state": state, "error": message, **figures})
+        self._emit(entry.id, "job_ended", {"state": state, "error": message, **(figures or {})})
 
-    def _emit(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
+    def _emit(self, job_id: str, kind: str, data: JsonObject) -> None:
         self._store.add_event(job_id, kind, data)
         self._notify()
 
     def _notify(self) -> None:
-        """Wake everybody who follows a job; each looks for itself whether there is news for it."""
-        self._news.set()
-        self._news = asyncio.Event()
+        """Wake every follower. Each checks whether the change concerns its job."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _make_upstream(self, config: RunConfig, secrets: Secrets) -> Upstream:
-        """As a job alone would, but an address that a request named is called with care."""
+        """Return the upstream of a job. An address from a request is called through a guard."""
         if config.mode.name != "live" or config.base_url == self._base.base_url or secrets.api_key is None:
             return default_upstream(config, secrets)
         transport = GuardedTransport(self._settings)
         return LiveUpstream(config.base_url, secrets.api_key.get_secret_value(), transport=transport)
 
 
-def stopping() -> ServiceError:
-    """What somebody is told who waits while the service goes down."""
+def _stopping_error() -> ServiceError:
     return ServiceError(
         503,
         "service_stopping",
@@ -272,21 +272,21 @@ def stopping() -> ServiceError:
     )
 
 
-def _clear_half_made(entry: JobEntry) -> None:
-    """A service killed between making a job's folder and writing its plan leaves a folder of nothing."""
-    if entry.folder.is_dir() and not (entry.folder / "lock.json").exists():
+def _remove_incomplete_folder(entry: JobEntry) -> None:
+    """Remove a job's folder without a lock, as a service leaves it that is killed in between."""
+    if entry.folder.is_dir() and not JobDirectory(entry.folder).lock.exists():
         shutil.rmtree(entry.folder)
 
 
-def _started_over(entry: JobEntry) -> dict[str, Any]:
-    """Which trials of a job stay, and which begin anew."""
+def _restarted_trials(entry: JobEntry) -> JsonObject:
+    """Return the names of the trials that are finished and of those that start again."""
     directory = JobDirectory(entry.folder)
-    kept: list[str] = []
-    over: list[str] = []
+    finished: list[str] = []
+    started_over: list[str] = []
     with contextlib.suppress(JobError):
         for trial in read_lock(directory.lock).trials:
             if directory.finished(trial.trial_name) is not None:
-                kept.append(trial.trial_name)
+                finished.append(trial.trial_name)
             elif (entry.folder / trial.trial_name).exists():
-                over.append(trial.trial_name)
-    return {"kept": kept, "started_over": over}
+                started_over.append(trial.trial_name)
+    return {"kept": finished, "started_over": started_over}

@@ -1,26 +1,25 @@
-"""What may be asked of the service, as it comes in."""
+"""The requests that the service accepts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-# In this order, first in params.metadata and then in params (contracts.md 8).
+# Looked up in this order, in params.metadata and then in params (docs/contract.md, Routes).
 TASK_NAMES = ("task_name", "instance_id", "terminal_bench_task_id", "task_id")
 
 
 class LlmConfig(BaseModel):
-    """Which model answers the agent, and with whose key: used for this run alone, and kept nowhere."""
+    """The model and the key of a run. The key is used for this run only and is not stored."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model_name: str | None = Field(None, min_length=1, max_length=200, examples=["deepseek-v4-pro"])
     api_key: SecretStr | None = Field(None, examples=["sk-…"])
     url: str | None = Field(None, max_length=2000, examples=["https://api.deepseek.com"])
-    model_infer_params: dict[str, Any] = Field(
+    model_infer_params: dict[str, object] = Field(
         default_factory=dict,
         description="Set in every model call: temperature, top_p, max_tokens, …",
         examples=[{"temperature": 0.6, "top_p": 0.95}],
@@ -28,17 +27,17 @@ class LlmConfig(BaseModel):
 
     @field_validator("api_key", "url", mode="before")
     @classmethod
-    def _empty_is_missing(cls, value: Any) -> Any:
+    def _empty_is_missing(cls, value: object) -> object:
         return None if isinstance(value, str) and not value.strip() else value
 
     @field_validator("model_infer_params", mode="before")
     @classmethod
-    def _none_is_empty(cls, value: Any) -> Any:
+    def _none_is_empty(cls, value: object) -> object:
         return {} if value is None else value
 
     @field_validator("model_infer_params")
     @classmethod
-    def _numbers_are_finite(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _numbers_are_finite(cls, value: dict[str, object]) -> dict[str, object]:
         try:
             json.dumps(value, allow_nan=False)
         except ValueError:
@@ -54,7 +53,7 @@ class LlmConfig(BaseModel):
 
 
 class TaskParams(BaseModel):
-    """Where clients put the task's name and, if they have one, a statement of their own."""
+    """The task, under any of the names that clients use, and optionally another instruction."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -64,23 +63,23 @@ class TaskParams(BaseModel):
     terminal_bench_task_id: str | None = None
     problem_statement: str | None = Field(None, description="instead of the task's instruction.md")
     max_steps: int | None = Field(None, gt=0, le=100_000)
-    metadata: dict[str, Any] = Field(default_factory=dict, examples=[{"task_name": "fix-git"}])
+    metadata: dict[str, object] = Field(default_factory=dict, examples=[{"task_name": "fix-git"}])
 
     @field_validator("metadata", mode="before")
     @classmethod
-    def _none_is_empty(cls, value: Any) -> Any:
+    def _none_is_empty(cls, value: object) -> object:
         return {} if value is None else value
 
     @property
-    def names(self) -> list[str]:
-        """What may be the task's name, likeliest first: `params.task_id`, then the other places."""
-        places = [self.task_id, *(self.metadata.get(name) for name in TASK_NAMES)]
+    def task_names(self) -> list[str]:
+        """The values that may name the task: `params.task_id`, then the other places in order."""
+        places: list[object] = [self.task_id, *(self.metadata.get(name) for name in TASK_NAMES)]
         places += [getattr(self, name) for name in TASK_NAMES]
         return [place for place in places if isinstance(place, str) and place.strip()]
 
     @property
-    def statement(self) -> str | None:
-        """What the agent is told; None: the task's own instruction."""
+    def instruction(self) -> str | None:
+        """The instruction that replaces the task's own."""
         for place in (self.metadata.get("problem_statement"), self.problem_statement):
             if isinstance(place, str) and place.strip():
                 return place
@@ -88,7 +87,7 @@ class TaskParams(BaseModel):
 
 
 class TaskRequest(BaseModel):
-    """`POST /api/tasks`: one task, answered when it is done. Unknown keys are ignored."""
+    """`POST /api/tasks`: one task, answered when it has ended. Unknown keys are ignored."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -114,7 +113,7 @@ class TaskRequest(BaseModel):
 
     @field_validator("params", "llm_config", mode="before")
     @classmethod
-    def _none_is_empty(cls, value: Any) -> Any:
+    def _none_is_empty(cls, value: object) -> object:
         return {} if value is None else value
 
 
@@ -129,16 +128,16 @@ class JobRequest(BaseModel):
     )
 
     tasks: list[str] = Field(
-        default_factory=list, max_length=1000, description="names or globs; none: all tasks of TB2_DIR"
+        default_factory=list, max_length=1000, description="names or globs; all tasks of TB2_DIR by default"
     )
     exclude: list[str] = Field(default_factory=list, max_length=1000, description="globs to leave out")
-    limit: int | None = Field(None, gt=0, le=100_000, description="the first so many")
+    limit: int | None = Field(None, gt=0, le=100_000, description="run the first N tasks")
     attempts: int = Field(1, gt=0, le=1000, description="attempts of each task")
     agent: str | None = Field(
         None,
         max_length=500,
         description="a ZIP or folder below AGENTS_DIR, `oracle`, `nop`, or `sha256:…` of an earlier upload; "
-        "none: the service's own agent",
+        "the service's own agent by default",
         examples=["my-agent.zip"],
     )
     llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
@@ -157,7 +156,7 @@ class JobRequest(BaseModel):
 
 
 def fingerprint(request: BaseModel, *more: str) -> str:
-    """Tells one request from another (hex SHA-256). A key is no part of it: it goes nowhere near a disk."""
+    """Return the SHA-256 (hex) of a request, without its key. It is stored; a key must not be."""
     body = request.model_dump(mode="json", exclude={"llm_config": {"api_key"}})
     text = json.dumps([type(request).__name__, body, *more], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

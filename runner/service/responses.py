@@ -1,25 +1,25 @@
-"""What the service says of a job, Terminal-Bench-server's answer and our own: read from the job's folder."""
+"""The responses about a job, Terminal-Bench-server's and our own, read from the job's folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from runner.jobs import JobError
 from runner.jobs.results import StoredJob, read_job
-from runner.pages.trajectory import text_of
+from runner.json_values import JsonObject, as_object, objects_in
+from runner.pages.trajectory import NoTrajectory, content_text, read_steps
 from runner.results import TrialRecord, regular_file_inside
 from runner.results.scoring import JobSummary
-from runner.service.store import JobEntry, State, Store
+from runner.service.store import JobEntry, JobStore, State
 from runner.web.errors import ServiceError
 
-# A trajectory is an answer's part; a longer one is cut in the middle of long contents, never of the list.
-MAX_CONTENT = 100_000
-MAX_TRAJECTORY_BYTES = 64 * 2**20
-MAX_OUTPUT = 20_000
+# Longer contents are cut in their middle. The list of turns is always complete.
+MAX_CONTENT_CHARS = 100_000
+MAX_OUTPUT_BYTES = 20_000
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "agent": "assistant"}
@@ -34,7 +34,7 @@ class Turn(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """The last step: what the verifier found."""
+    """The last step: the verifier's result."""
 
     step: int
     action: Literal["evaluation"] = "evaluation"
@@ -42,7 +42,7 @@ class Evaluation(BaseModel):
 
 
 class CallStat(BaseModel):
-    """Model calls of the run, as the relay metered them; the cost is in US dollars."""
+    """Model calls of the run as the relay metered them. The cost is in US dollars."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -52,7 +52,7 @@ class CallStat(BaseModel):
 
 
 class TaskResponse(BaseModel):
-    """The answer to `POST /api/tasks` (contracts.md 8). `final_answer`: whether the reward is 1 or more."""
+    """The answer to `POST /api/tasks`. `final_answer` is "True" if the reward is 1 or more."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -93,17 +93,17 @@ class TrialResponse(BaseModel):
 
 
 class JobResponse(BaseModel):
-    """A job and, once it has begun, its figures. `state` `waiting_for_key`: see `error`."""
+    """A job and, once it has started, its figures. In state `waiting_for_key`, see `error`."""
 
     id: str = Field(examples=["2026-11-21__05-00-45-k3f9a1"])
     kind: Literal["task", "job"]
     state: State
-    place: int | None = Field(None, description="how many queued jobs come before this one")
+    place: int | None = Field(None, description="number of queued jobs before this one")
     created_at: str
     started_at: str | None = None
     finished_at: str | None = None
-    agent: str = Field(description="its own name; before it has run, that of its file")
-    model: str = Field(description="where answers come from: live, scripted, replayed", examples=["live"])
+    agent: str = Field(description="the agent's name, or that of its file before it has run")
+    model: str = Field(description="where responses come from: live, scripted, replayed", examples=["live"])
     model_name: str = Field(examples=["deepseek-v4-pro"])
     attempts: int
     tasks: int
@@ -112,9 +112,9 @@ class JobResponse(BaseModel):
     trials: list[TrialResponse] | None = None
 
 
-def job_response(entry: JobEntry, store: Store, *, trials: bool) -> JobResponse:
-    """What is known of a job now."""
-    view = _view(entry)
+def job_response(entry: JobEntry, store: JobStore, *, trials: bool) -> JobResponse:
+    """Return the current state of a job, with its trials if asked."""
+    stored = _stored_job(entry)
     failed = entry.error_message is not None
     return JobResponse(
         id=entry.id,
@@ -124,21 +124,22 @@ def job_response(entry: JobEntry, store: Store, *, trials: bool) -> JobResponse:
         created_at=entry.created_at,
         started_at=entry.started_at,
         finished_at=entry.finished_at,
-        agent=view.trials[0].agent.name if view and view.trials else Path(entry.config.agent).name,
-        model=view.record.model.label if view else entry.config.mode.label,
+        agent=stored.trials[0].agent.name if stored and stored.trials else Path(entry.config.agent).name,
+        model=stored.record.model.label if stored else entry.config.mode.label,
         model_name=entry.config.model_name,
         attempts=entry.config.attempts,
         tasks=len(entry.config.tasks),
         error={"code": entry.error_code or "error", "message": entry.error_message or ""} if failed else None,
-        summary=view.record.summary if view else None,
-        trials=[_trial(record) for record in view.trials] if view and trials else None,
+        summary=stored.record.summary if stored else None,
+        trials=[_trial(record) for record in stored.trials] if stored and trials else None,
     )
 
 
 def task_response(entry: JobEntry) -> TaskResponse:
-    """The old service's answer for a job of one trial that is over.
+    """Return Terminal-Bench-server's answer for a job of one trial that has ended.
 
-    Raises ServiceError where there is no verdict to give: the job failed, or its task never ran.
+    Raises:
+        ServiceError: There is no verdict, because the job failed or its task never ran.
     """
     if entry.state == "failed":
         raise ServiceError(
@@ -146,29 +147,29 @@ def task_response(entry: JobEntry) -> TaskResponse:
         )
     if entry.state == "cancelled":
         raise ServiceError(409, "cancelled", "the task was cancelled")
-    view = _view(entry)
-    if view is None or not view.trials:
+    stored = _stored_job(entry)
+    if stored is None or not stored.trials:
         raise ServiceError(500, "result_missing", f"the folder of job {entry.id} is gone")
-    record = view.trials[0]
+    record = stored.trials[0]
     if record.errored and record.agent.ended is None:
-        # Nothing ran: "False" would be a verdict on the model that nobody has reached.
+        # "False" would be a verdict on a model that was never called.
         raise ServiceError(502, "task_failed", record.error or "the task could not be run")
-    folder = view.directory.trial(record.trial_name).root
+    folder = stored.directory.trial(record.trial_name).root
     turns = _turns(folder)
-    used = record.metered
+    metered = record.metered
     return TaskResponse(
         final_answer="True" if record.passed else "False",
         trajectory=[*turns, Evaluation(step=len(turns) + 1, output=_evaluation(record, folder))],
         call_stat=CallStat(
             model=entry.config.model_name,
-            api_calls=used.calls if used else 0,
-            total_cost=used.cost_usd if used else 0.0,
+            api_calls=metered.calls if metered else 0,
+            total_cost=metered.cost_usd if metered else 0.0,
         ),
     )
 
 
 def trajectory_file(entry: JobEntry, trial: str) -> Path:
-    """`trajectory.json` of a trial. Raises ServiceError where there is none (yet)."""
+    """Return the path of a trial's trajectory. Raises ServiceError if there is none."""
     path = regular_file_inside(entry.folder, f"{trial}/agent/trajectory.json") if _is_name(trial) else None
     if path is None:
         raise ServiceError(
@@ -181,7 +182,7 @@ def _is_name(text: str) -> bool:
     return bool(text) and "/" not in text and not text.startswith(".") and text.isprintable()
 
 
-def _view(entry: JobEntry) -> StoredJob | None:
+def _stored_job(entry: JobEntry) -> StoredJob | None:
     try:
         return read_job(entry.folder)
     except JobError:
@@ -213,47 +214,38 @@ def _evaluation(record: TrialRecord, folder: Path) -> str:
         lines.append("the agent reached its time limit")
     path = regular_file_inside(folder, "verifier/test-stdout.txt")
     if path is not None:
-        text = path.read_bytes()[-MAX_OUTPUT:].decode("utf-8", "replace")
+        text = path.read_bytes()[-MAX_OUTPUT_BYTES:].decode("utf-8", "replace")
         lines += ["", text.strip()]
     return "\n".join(lines).strip()
 
 
 def _turns(folder: Path) -> list[Turn]:
-    """The agent's own trajectory (ATIF), as messages. An agent that wrote none, or nonsense, has no turns."""
-    path = regular_file_inside(folder, "agent/trajectory.json")
-    if path is None or path.stat().st_size > MAX_TRAJECTORY_BYTES:
-        return []
+    """Return the agent's trajectory (ATIF) as messages. It is empty if the file cannot be read."""
     try:
-        steps = json.loads(path.read_bytes())["steps"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        steps = read_steps(folder)
+    except NoTrajectory:
         return []
-    turns: list[Turn] = []
-    for step in steps if isinstance(steps, list) else []:
-        for role, content in _messages(step) if isinstance(step, dict) else []:
-            turns.append(Turn(step=len(turns) + 1, role=role, content=_cut(content)))
-    return turns
+    messages = [message for step in steps for message in _messages(step)]
+    return [Turn(step=n, role=role, content=_cut(content)) for n, (role, content) in enumerate(messages, 1)]
 
 
-def _messages(step: dict[str, Any]) -> list[tuple[Role, str]]:
-    """A step of ATIF is a message and, of an agent's, its calls and what came back."""
-    parts = [text for text in (text_of(step.get("reasoning_content")), text_of(step.get("message"))) if text]
-    calls = step.get("tool_calls")
-    for call in calls if isinstance(calls, list) else []:
-        if isinstance(call, dict):
-            arguments = json.dumps(call.get("arguments"), ensure_ascii=False)
-            parts.append(f"{call.get('function_name')}({arguments})")
-    found: list[tuple[Role, str]] = [(_ROLES.get(str(step.get("source")), "assistant"), "\n\n".join(parts))]
-    observation = step.get("observation")
-    results = observation.get("results") if isinstance(observation, dict) else None
-    for result in results if isinstance(results, list) else []:
-        if isinstance(result, dict):
-            found.append(("tool", text_of(result.get("content"))))
-    return found
+def _messages(step: JsonObject) -> list[tuple[Role, str]]:
+    """Return a step's message, with its reasoning and calls, and then the tools' results."""
+    texts = [content_text(step.get(name)) for name in ("reasoning_content", "message")]
+    parts = [text for text in texts if text]
+    for call in objects_in(step.get("tool_calls")):
+        arguments = json.dumps(call.get("arguments"), ensure_ascii=False)
+        parts.append(f"{call.get('function_name')}({arguments})")
+    role = _ROLES.get(str(step.get("source")), "assistant")
+    messages: list[tuple[Role, str]] = [(role, "\n\n".join(parts))]
+    for result in objects_in(as_object(step.get("observation")).get("results")):
+        messages.append(("tool", content_text(result.get("content"))))
+    return messages
 
 
 def _cut(text: str) -> str:
     text = text.encode("utf-8", "replace").decode("utf-8")
-    if len(text) <= MAX_CONTENT:
+    if len(text) <= MAX_CONTENT_CHARS:
         return text
-    half = MAX_CONTENT // 2
+    half = MAX_CONTENT_CHARS // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
@@ -33,7 +33,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="A repeated request with the same key is the same job, and not run again.",
+        description="A repeated request with the same key returns the same job, which is not run again.",
     ),
 ]
 _JSON = "application/json"
@@ -41,36 +41,37 @@ _FORM = "multipart/form-data"
 
 
 class Health(BaseModel):
-    """Terminal-Bench-server's own words."""
+    """The answer of `GET /health`, as Terminal-Bench-server has it."""
 
     status: Literal["healthy"] = "healthy"
     service: Literal["Terminal-Bench"] = "Terminal-Bench"
 
 
 class JobList(BaseModel):
-    """Jobs, newest first. `next` is what `before` must be to see the ones before these; null at the end."""
+    """Jobs, newest first. `next` is the `before` of the next page, and null on the last page."""
 
     jobs: list[JobResponse]
     next: int | None = Field(None, examples=[17])
 
 
-def _errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    words = {
-        401: "The token is missing.",
-        403: "The request comes from another site, or under a false host.",
-        404: "There is no such thing.",
-        409: "The job is in a state in which that cannot be had.",
+def _errors(*codes: int) -> dict[int | str, dict[str, object]]:
+    """Return the error responses of a route for the schema."""
+    descriptions = {
+        401: "The token is missing or wrong.",
+        403: "The request comes from another site, or names another host.",
+        404: "Not found.",
+        409: "The job's state does not allow this.",
         413: "The request is too large.",
-        422: "The request is wrong; the message says what and where.",
-        429: "The queue is full; Retry-After says when to come again.",
-        502: "There is no verdict: the task could not be run.",
-        503: "The service stops, or has no tasks.",
+        422: "The request is invalid; the message says where and why.",
+        429: "The queue is full; try again after Retry-After.",
+        502: "There is no verdict, because the task could not be run.",
+        503: "The service is stopping, or has no tasks.",
     }
-    return {code: {"model": ErrorResponse, "description": words[code]} for code in (401, 403, *codes)}
+    return {code: {"model": ErrorResponse, "description": descriptions[code]} for code in (401, 403, *codes)}
 
 
 def make_health() -> APIRouter:
-    """The one route that wants no token."""
+    """Return the only route that needs no token."""
     health = APIRouter()
 
     @health.get("/health", tags=["service"], summary="Whether the service is up")
@@ -81,11 +82,11 @@ def make_health() -> APIRouter:
 
 
 def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
-    """The routes of contracts.md 8 and of jobs."""
+    """Return the routes of tasks (docs/contract.md, Routes) and of jobs."""
     api = APIRouter(route_class=_StrictRoute)
     store = queue.store
 
-    def found(job_id: str) -> JobEntry:
+    def get_entry(job_id: str) -> JobEntry:
         try:
             return store.get(job_id)
         except KeyError:
@@ -101,10 +102,10 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
     async def run_task(
         body: TaskRequest, response: Response, idempotency_key: IdempotencyKey = None
     ) -> TaskResponse:
-        """Answered when the task is done, which may take hours: the time limits are the task's own.
+        """Answers when the task has ended. That may take hours: the time limits are the task's own.
 
-        The header `X-Capstan-Job` names the job. A client that was cut off asks `GET /api/tasks/{id}`, or
-        repeats its request with the same Idempotency-Key; the task goes on meanwhile.
+        The header `X-Capstan-Job` names the job. The task continues if the connection is cut. Then
+        call `GET /api/tasks/{id}`, or repeat the request with the same Idempotency-Key.
         """
         queued = builder.task(body)
         entry = queue.submit(queued, fingerprint=fingerprint(body), idempotency_key=idempotency_key)
@@ -119,8 +120,8 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
         response_model=TaskResponse,
     )
     async def task_result(job_id: str, response: Response) -> TaskResponse:
-        """Waits, as the request itself does, until the task is done."""
-        entry = found(job_id)
+        """Waits until the task has ended, like the request itself."""
+        entry = get_entry(job_id)
         if entry.kind != "task":
             raise ServiceError(409, "not_a_task", "this is a job of several tasks: ask /api/jobs for it")
         response.headers[JOB_HEADER] = entry.id
@@ -137,7 +138,7 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
         "/api/jobs",
         tags=["jobs"],
         status_code=202,
-        summary="Run tasks, several times if wanted; answered at once",
+        summary="Start a job of several tasks and attempts",
         responses=_errors(404, 413, 422, 429, 503),
         response_model=JobResponse,
         openapi_extra={"requestBody": _job_body()},
@@ -145,9 +146,9 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
     async def create_job(
         request: Request, response: Response, idempotency_key: IdempotencyKey = None
     ) -> JobResponse:
-        """The job as JSON; or as a form with the field `job` (the same JSON) and the file `agent`, a ZIP."""
+        """Answers at once. Takes JSON, or a form with that JSON in `job` and a ZIP in `agent`."""
         body, archive = await _read_job(request)
-        uploaded = None if archive is None else await builder.agents.put(archive)
+        uploaded = None if archive is None else await builder.agents.add(archive)
         queued = builder.job(body, uploaded=uploaded)
         entry = queue.submit(
             queued, fingerprint=fingerprint(body, uploaded or ""), idempotency_key=idempotency_key
@@ -160,18 +161,18 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
         limit: Annotated[int, Query(gt=0, le=MAX_PAGE)] = 50,
         before: Annotated[int | None, Query(ge=0, le=2**62)] = None,
     ) -> JobList:
-        rows = store.newest(limit, before=before)
-        jobs = [job_response(entry, store, trials=False) for entry in rows]
-        return JobList(jobs=jobs, next=rows[-1].number if len(rows) == limit else None)
+        entries = store.newest(limit, before=before)
+        jobs = [job_response(entry, store, trials=False) for entry in entries]
+        return JobList(jobs=jobs, next=entries[-1].number if len(entries) == limit else None)
 
     @api.get("/api/jobs/{job_id}", tags=["jobs"], summary="A job and its trials", responses=_errors(404, 422))
     async def get_job(job_id: str) -> JobResponse:
-        return job_response(found(job_id), store, trials=True)
+        return job_response(get_entry(job_id), store, trials=True)
 
     @api.delete("/api/jobs/{job_id}", tags=["jobs"], summary="Cancel a job", responses=_errors(404, 422, 503))
     async def cancel_job(job_id: str) -> JobResponse:
-        """Running trials are ended and their containers removed; what ended before stays. Answered then."""
-        queue.cancel(found(job_id).id)
+        """Answers when running trials have ended and their containers are removed. Results stay."""
+        queue.cancel(get_entry(job_id).id)
         return job_response(await queue.wait(job_id), store, trials=True)
 
     @api.get(
@@ -187,8 +188,8 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
             int | None, Header(alias="Last-Event-ID", ge=0, le=2**62, description="the last one seen")
         ] = None,
     ) -> EventSourceResponse:
-        """All events from the first, or from the one after `Last-Event-ID`; ends with `job_ended`."""
-        entry = found(job_id)
+        """Sends all events, or those after `Last-Event-ID`. The stream ends with `job_ended`."""
+        entry = get_entry(job_id)
 
         async def events() -> AsyncIterator[ServerSentEvent]:
             async for event in queue.follow(entry.id, after=last_event_id or 0):
@@ -200,21 +201,21 @@ def make_api(queue: JobQueue, builder: JobRequestBuilder) -> APIRouter:
     @api.get(
         "/api/jobs/{job_id}/trials/{trial}/trajectory",
         tags=["jobs"],
-        summary="What the agent did, as it wrote it (ATIF)",
+        summary="The agent's trajectory (ATIF), as the agent wrote it",
         responses=_errors(404, 422) | {200: {"content": {_JSON: {}}}},
         response_class=FileResponse,
     )
     async def trajectory(job_id: str, trial: str) -> FileResponse:
-        path = trajectory_file(found(job_id), trial)
+        path = trajectory_file(get_entry(job_id), trial)
         return FileResponse(path, media_type=_JSON, headers={"X-Content-Type-Options": "nosniff"})
 
     return api
 
 
 class _StrictRequest(Request):
-    """JSON as its standard has it: Python's reader also takes NaN, half characters, and any depth."""
+    """Parses JSON strictly. Python's parser also accepts NaN, lone surrogates and any depth."""
 
-    async def json(self) -> Any:
+    async def json(self) -> object:
         body = await self.body()
         try:
             return from_json(body, allow_inf_nan=False)
@@ -223,7 +224,7 @@ class _StrictRequest(Request):
 
 
 class _StrictRoute(APIRoute):
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         handle = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
@@ -233,7 +234,7 @@ class _StrictRoute(APIRoute):
 
 
 async def _read_job(request: Request) -> tuple[JobRequest, bytes | None]:
-    """The job, and the agent that came with it."""
+    """Read the job and the agent that was uploaded with it."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == _FORM:
         text, archive = await _read_form(request)
@@ -259,11 +260,12 @@ async def _read_form(request: Request) -> tuple[str, bytes | None]:
                 raise ServiceError(422, "invalid_request", "agent: must be a file, a ZIP")
             archive = None if agent is None else await agent.read(MAX_ZIP_BYTES + 1)
             return job, archive
-    except HTTPException as error:  # how starlette says that a form cannot be read
+    except HTTPException as error:  # starlette's error for an invalid form
         raise ServiceError(422, "invalid_request", f"the form cannot be read: {error.detail}") from None
 
 
-def _job_body() -> dict[str, Any]:
+def _job_body() -> dict[str, object]:
+    """Return the schema of the request body, which FastAPI cannot infer."""
     schema = JobRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     examples = schema.pop("examples")

@@ -1,4 +1,4 @@
-"""The service as a process: its sockets, its log, its end."""
+"""Running the service as a process: socket, log and shutdown."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from runner.config import ConfigError, RunConfig, Secrets
 from runner.service.app import create_app
 from runner.service.queue import JobQueue
 from runner.service.settings import ServiceSettings
-from runner.web.listen import ends_in_order, is_loopback, listen, url_of
+from runner.web.listen import exit_cleanly_on_signals, is_loopback, listen, url_of
 
-# Waiting clients are told at once; after this an open connection is cut.
+# Waiting clients are answered at once. Connections that are still open after this are cut.
 GRACE_SEC = 10
 
 
 def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ConfigError for an address that cannot be had, JobError."""
-    if base.mode.name == "record":  # jobs run side by side, and a cassette is one job's
-        raise ConfigError("--model record: the service does not record; use `capstan run`, or live here")
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigError: The address cannot be bound, or the settings do not suit a service.
+        JobError: The queue cannot be opened.
+    """
+    if base.mode.name == "record":  # jobs run concurrently, and a cassette belongs to one job
+        raise ConfigError("--model record: the service does not record; use live, or `capstan run`")
     _start_log(settings.log_level)
     listener = listen(settings.service_host, settings.service_port)
     try:
@@ -41,18 +46,18 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
         sys.stderr.write(f"Capstan's evaluation service: {url_of(listener)} (API: /docs)\n")
         if settings.service_token is None and not is_loopback(settings.service_host):
             sys.stderr.write(
-                f"WARNING: other machines reach {settings.service_host}, and there is no token: anybody "
-                "on them can run code here and spend your key. Set SERVICE_TOKEN, or bind 127.0.0.1.\n"
+                f"WARNING: other machines can reach {settings.service_host}, run code here and spend your "
+                "key, because there is no token. Set SERVICE_TOKEN, or bind 127.0.0.1.\n"
             )
         sys.stderr.flush()
-        ends_in_order()
+        exit_cleanly_on_signals()
         asyncio.run(server.serve(sockets=[listener]))
     finally:
         listener.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but those who wait for a task are told at once that the service stops."""
+    """uvicorn, except that a signal answers waiting clients at once."""
 
     def __init__(self, config: uvicorn.Config, queue: JobQueue) -> None:
         super().__init__(config)
@@ -60,12 +65,13 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._queue.hang_up()
+        self._queue.begin_shutdown()
 
 
 def _start_log(level: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    for chatty in ("httpx", "httpcore", "docker", "urllib3", "asyncio", "multipart", "sse_starlette"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    threshold = max(logging.WARNING, logging.getLevelNamesMapping()[level])
+    for verbose in ("httpx", "httpcore", "docker", "urllib3", "asyncio", "multipart", "sse_starlette"):
+        logging.getLogger(verbose).setLevel(threshold)

@@ -1,4 +1,4 @@
-"""The queue: what was asked and how far it came, in a SQLite file. Results are in the jobs' folders alone."""
+"""The jobs and events of the service in a SQLite file. Results are only in the jobs' folders."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from runner.config import RunConfig
 from runner.jobs import JobError
+from runner.json_values import JsonObject
 
 Kind = Literal["task", "job"]
 State = Literal["queued", "running", "waiting_for_key", "completed", "failed", "cancelled"]
@@ -48,12 +49,13 @@ CREATE TABLE events (
 
 @dataclass(frozen=True)
 class JobEntry:
-    """A job as it was asked for. Its id is the name of its folder.
+    """A job as it was requested. Its id is the name of its folder.
 
     Attributes:
-        own_key: the request brought a key of its own, which is in no file: after a restart it must be sent
-            again.
-        fingerprint: digest of the request without its key; tells a repeated request from another one.
+        number: The order of arrival.
+        own_key: The request brought a key. Keys are in no file, so it must be sent again after a
+            restart.
+        fingerprint: A digest of the request without its key, to recognise a repeated request.
     """
 
     number: int
@@ -72,30 +74,35 @@ class JobEntry:
 
     @property
     def ended(self) -> bool:
-        """Nothing more will happen to it."""
+        """Whether the job is over."""
         return self.state in ENDED
 
     @property
     def folder(self) -> Path:
-        """The job's folder, which may not be there yet."""
+        """The job's folder, which may not exist yet."""
         return Path(self.config.jobs_dir) / self.id
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a job; numbers begin at 1 and have no gaps."""
+    """A change of a job. The numbers of a job's events start at 1 and have no gaps."""
 
     number: int
     at: str
     type: str
-    data: dict[str, Any]
+    data: JsonObject
 
 
-class Store:
-    """One writer, in one thread. Every call is one short transaction; a killed process loses none of them."""
+class JobStore:
+    """Stores jobs and events. Every call is one transaction, which a killed process does not lose.
+
+    Use it from one thread, with one writer per file. Raises JobError for a file that is not such a
+    store.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.row_factory = sqlite3.Row
         try:
@@ -103,7 +110,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise JobError(
-                f"{path}: no queue of this service ({error}); move it away to begin anew"
+                f"{path}: not a queue of this service ({error}); move it away to start a new one"
             ) from None
         except JobError:
             self._db.close()
@@ -116,10 +123,13 @@ class Store:
         if version == 0:
             self._db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_SCHEMA_VERSION};COMMIT;")
         elif version != _SCHEMA_VERSION:
-            raise JobError(f"the queue was written by another version of the service (schema {version})")
+            raise JobError(
+                f"{self._path}: written by another version of the service (schema {version}); "
+                "move it away to start a new one"
+            )
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         self._db.close()
 
     def add(
@@ -132,7 +142,7 @@ class Store:
         idempotency_key: str | None,
         fingerprint: str,
     ) -> JobEntry:
-        """A new job, queued."""
+        """Add a queued job."""
         self._db.execute(
             "INSERT INTO jobs (id, kind, state, config, own_key, idempotency_key, fingerprint, created_at)"
             " VALUES (?, ?, 'queued', ?, ?, ?, ?, ?)",
@@ -141,19 +151,19 @@ class Store:
         return self.get(job_id)
 
     def get(self, job_id: str) -> JobEntry:
-        """Raises KeyError."""
+        """Return a job. Raises KeyError."""
         row = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row is None:
             raise KeyError(job_id)
         return _job(row)
 
     def find(self, idempotency_key: str) -> JobEntry | None:
-        """The job that was asked for with this key."""
+        """Return the job of the request with this Idempotency-Key."""
         row = self._db.execute("SELECT * FROM jobs WHERE idempotency_key = ?", (idempotency_key,)).fetchone()
         return None if row is None else _job(row)
 
     def newest(self, limit: int, *, before: int | None = None) -> list[JobEntry]:
-        """The last jobs, newest first; `before` is the number of the oldest one seen."""
+        """Return the newest jobs, the latest first, of those with a number below `before`."""
         bound = 2**62 if before is None else before
         rows = self._db.execute(
             "SELECT * FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?", (bound, limit)
@@ -161,26 +171,26 @@ class Store:
         return [_job(row) for row in rows]
 
     def in_state(self, *states: State) -> list[JobEntry]:
-        """Jobs in the order in which they came."""
+        """Return the jobs in these states, in order of arrival."""
         marks = ",".join("?" * len(states))
         rows = self._db.execute(f"SELECT * FROM jobs WHERE state IN ({marks}) ORDER BY number", states)
         return [_job(row) for row in rows]
 
     def count(self, *states: State) -> int:
-        """How many jobs there are in these states."""
+        """Return the number of jobs in these states."""
         marks = ",".join("?" * len(states))
         return self._db.execute(f"SELECT count(*) FROM jobs WHERE state IN ({marks})", states).fetchone()[0]
 
-    def place(self, row: JobEntry) -> int:
-        """How many queued jobs come before this one."""
+    def place(self, entry: JobEntry) -> int:
+        """Return the number of queued jobs before this one."""
         return self._db.execute(
-            "SELECT count(*) FROM jobs WHERE state = 'queued' AND number < ?", (row.number,)
+            "SELECT count(*) FROM jobs WHERE state = 'queued' AND number < ?", (entry.number,)
         ).fetchone()[0]
 
     def set_state(
         self, job_id: str, state: State, *, code: str | None = None, message: str | None = None
     ) -> None:
-        """Move a job on; the times follow from the state."""
+        """Change a job's state. The times of its start and end follow from that."""
         self._db.execute(
             "UPDATE jobs SET state = :state, error_code = :code, error_message = :message,"
             " started_at = CASE WHEN :state = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
@@ -195,8 +205,8 @@ class Store:
             },
         )
 
-    def add_event(self, job_id: str, kind: str, data: dict[str, Any]) -> Event:
-        """Keep an event; it has its number then."""
+    def add_event(self, job_id: str, kind: str, data: JsonObject) -> Event:
+        """Store an event under the next number."""
         at = now()
         (number,) = self._db.execute(
             "INSERT INTO events (job, number, at, type, data)"
@@ -206,7 +216,7 @@ class Store:
         return Event(number, at, kind, data)
 
     def events(self, job_id: str, *, after: int = 0) -> Sequence[Event]:
-        """What happened since event number `after`."""
+        """Return the events after number `after`."""
         rows = self._db.execute(
             "SELECT number, at, type, data FROM events WHERE job = ? AND number > ? ORDER BY number",
             (job_id, after),
@@ -215,7 +225,7 @@ class Store:
 
 
 def now() -> str:
-    """Now in UTC, to the millisecond, as ISO 8601."""
+    """Return the time in UTC as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

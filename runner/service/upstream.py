@@ -1,4 +1,4 @@
-"""Where a request's own model address may lead: never into this machine's network, by no name."""
+"""Checks of the model address in a request, which must not lead into this machine's network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class UrlRefused(ServiceError):
-    """The address of a model that a request named is not allowed here."""
+    """The model address in a request is not allowed."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(422, "llm_url_refused", f"llm_config.url: {why}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(422, "llm_url_refused", f"llm_config.url: {reason}")
 
 
 def check_url(url: str, settings: ServiceSettings) -> str:
-    """The root of the API that a request names, tidied. Raises UrlRefused where it may not be called.
+    """Return the normalised root of the API that a request names. Raises UrlRefused.
 
-    Names are resolved when the call is made (`GuardedTransport`), and again for each new call.
+    Host names are not resolved here. `GuardedTransport` does that for each call.
     """
     parts = _split(url)
     host = (parts.hostname or "").lower().rstrip(".")
@@ -39,7 +39,7 @@ def check_url(url: str, settings: ServiceSettings) -> str:
         raise UrlRefused("must hold no user name or password; the key goes into llm_config.api_key")
     if parts.query or parts.fragment:
         raise UrlRefused("must hold no ? or #; parameters go into llm_config.model_infer_params")
-    address = _literal(host)
+    address = _parse_address(host)
     if address is not None:
         _check_address(address, host, settings)
     elif host == _LOCALHOST or host.endswith("." + _LOCALHOST):
@@ -51,7 +51,10 @@ def check_url(url: str, settings: ServiceSettings) -> str:
 
 
 class GuardedTransport(httpx.AsyncBaseTransport):
-    """Resolves a name, checks every address, and connects to one that was checked (no second lookup)."""
+    """Resolves a host name, checks all of its addresses and connects to one of them.
+
+    There is no second lookup, so the name cannot change in between.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
@@ -65,20 +68,21 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         except UrlRefused as error:
             raise httpx.ConnectError(str(error), request=request) from None
         if str(address) != host:
-            # The host header was set when the request was built; the certificate is checked against the name.
+            # The Host header was set when the request was built. The certificate must match the
+            # host name.
             request.extensions = {**request.extensions, "sni_hostname": host}
             request.url = request.url.copy_with(host=str(address))
         return await self._inner.handle_async_request(request)
 
     async def _resolve(self, host: str, port: int) -> _Address:
-        if (literal := _literal(host)) is not None:
+        if (literal := _parse_address(host)) is not None:
             _check_address(literal, host, self._settings)
             return literal
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError:
             raise UrlRefused(f"the host {host} cannot be found") from None
-        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in entries]
         for address in addresses:
             _check_address(address, host, self._settings)
         return addresses[0]
@@ -98,8 +102,8 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _literal(host: str) -> _Address | None:
-    """The IP address that a host is, in any of the spellings that a resolver takes (0x7f.1, 2130706433)."""
+def _parse_address(host: str) -> _Address | None:
+    """Return the IP address in any spelling that resolvers accept (0x7f.1, 2130706433), or None."""
     try:
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -111,7 +115,7 @@ def _literal(host: str) -> _Address | None:
 
 
 def _check_address(address: _Address, host: str, settings: ServiceSettings) -> None:
-    inner = _carried(address)
+    inner = _embedded(address)
     if inner.is_loopback:
         if not settings.llm_url_loopback:
             raise UrlRefused(f"{host} is this machine itself; LLM_URL_LOOPBACK=true allows that")
@@ -119,8 +123,8 @@ def _check_address(address: _Address, host: str, settings: ServiceSettings) -> N
         raise UrlRefused(f"{host} is a private address, and those are not called from here")
 
 
-def _carried(address: _Address) -> _Address:
-    """The IPv4 address inside an IPv6 one that is only its wrapping: mapped, 6to4, NAT64."""
+def _embedded(address: _Address) -> _Address:
+    """Return the IPv4 address that an IPv6 address embeds (mapped, 6to4, NAT64), or the address."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:

@@ -1,1 +1,1 @@
-"""What the service and the pages have in common as servers: who may speak to them, and how they refuse."""
+"""HTTP code that the service and the pages share: access control, errors and sockets."""

@@ -1,15 +1,15 @@
-"""What a request is refused with: a sentence for a person and a code for a program, as JSON."""
+"""Error responses: JSON with a code for programs and a sentence for people."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -17,7 +17,7 @@ log = logging.getLogger("capstan.service")
 
 
 class ErrorDetail(BaseModel):
-    """The code never changes; the message may."""
+    """The code never changes. The message may."""
 
     code: str = Field(examples=["task_unknown"])
     message: str = Field(
@@ -27,13 +27,19 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 class ServiceError(Exception):
-    """A request that cannot be served. `message` is one sentence and holds no secret."""
+    """A request cannot be served.
+
+    Args:
+        code: For programs. It never changes.
+        message: One sentence, without secrets.
+        findings: Each rule that an uploaded agent breaks.
+    """
 
     def __init__(
         self,
@@ -44,20 +50,20 @@ class ServiceError(Exception):
         headers: Mapping[str, str] | None = None,
         findings: list[str] | None = None,
     ) -> None:
-        message = message.encode("utf-8", "replace").decode()  # an answer that cannot be sent is none
+        message = message.encode("utf-8", "replace").decode()  # UTF-8 cannot carry lone surrogates
         super().__init__(message)
         self.status = status
         self.detail = ErrorDetail(code=code, message=message, findings=findings)
         self.headers = dict(headers or {})
 
     def response(self) -> JSONResponse:
-        """The answer itself."""
+        """Return the HTTP response."""
         body = ErrorResponse(error=self.detail).model_dump(exclude_none=True)
         return JSONResponse(body, status_code=self.status, headers=self.headers)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Every error of this app is answered in this form; a traceback goes to the log alone."""
+    """Answer every error of this app in this form. Tracebacks go to the log only."""
 
     @app.exception_handler(ServiceError)
     async def _(_: Request, error: ServiceError) -> Response:
@@ -82,10 +88,10 @@ def add_handlers(app: FastAPI) -> None:
         return ServiceError(500, "internal_error", message).response()
 
 
-def invalid_request(errors: Any) -> ServiceError:
-    """The first thing wrong with a request: where it stands and what is allowed, never what was sent."""
+def invalid_request(errors: Sequence[ErrorDetails]) -> ServiceError:
+    """Return the error for pydantic's first finding. The value that was sent is not repeated."""
     first = errors[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     sentence = f"{where or 'the request'}: {message[:1].lower()}{message[1:]}"
     return ServiceError(422, "invalid_request", sentence)

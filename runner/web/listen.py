@@ -1,4 +1,4 @@
-"""A server's socket, and its end."""
+"""Sockets and signals of the servers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from runner.config import ConfigError
 
 
 def url_of(listener: socket.socket) -> str:
-    """The address that a listening socket really has."""
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigError with one line."""
+    """Return a socket that is bound to the address. Raises ConfigError."""
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(info[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -29,12 +29,12 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"{host}:{port} cannot be bound: {error.strerror}; take another --port") from None
+        raise ConfigError(f"{host}:{port} cannot be bound: {error.strerror}; use another --port") from None
     return listener
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine alone."""
+    """Return whether a host name or address means this machine only."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -43,11 +43,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def ends_in_order() -> None:
-    """Let SIGINT and SIGTERM end uvicorn with exit code 0: at its end it raises again what it caught."""
+def exit_cleanly_on_signals() -> None:
+    """Make uvicorn exit with code 0 after SIGINT and SIGTERM.
 
-    def nothing(number: int, frame: FrameType | None) -> None:
+    When it has stopped, uvicorn raises the signal again. This replaces the default handlers, which
+    would then end the process with an error.
+    """
+
+    def ignore(number: int, frame: FrameType | None) -> None:
         pass
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, nothing)
+        signal.signal(number, ignore)

@@ -1,4 +1,4 @@
-"""The evaluation service with Docker: the order of images, the pull policy, the network (contracts.md 8)."""
+"""The service with Docker: image order, pull policy and network (docs/contract.md, Image order)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BASE = "debian:bookworm-slim"
 HUB = "capstan-test/hub"
 REGISTRY = "capstan-test/registry"
 DEFAULT = "capstan-test/default"
-# The verifier's output says which image it ran in, and which network.
-LOOK = """#!/bin/sh
+# The verifier prints its image and its network interfaces.
+INSPECT = """#!/bin/sh
 cat /image; ls /sys/class/net | tr '\\n' ' '
 echo 1 > /logs/verifier/reward.txt
 """
@@ -28,7 +28,7 @@ IMAGE = f'[environment]\ndocker_image = "{HUB}:20251031"\nallow_internet = true\
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Images that know their names."""
+    """Build images with their names in the file /image."""
     names = [f"{HUB}:20251031", f"{REGISTRY}:both-20251031", f"{DEFAULT}:bare"]
     client = docker.from_env()
     for number, name in enumerate(names):
@@ -44,15 +44,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, images: None) -> Path:
-    """Tasks: `both` and `one` name an image, `bare` names none and has no Dockerfile."""
+    """Write tasks. `both` and `one` name an image; `bare` has none, and no Dockerfile."""
     for name in ("both", "one"):
-        write_task(tmp_path / "tasks" / name, test=LOOK, toml=IMAGE)
+        write_task(tmp_path / "tasks" / name, test=INSPECT, toml=IMAGE)
         (tmp_path / "tasks" / name / "environment" / "Dockerfile").unlink()
-    write_task(tmp_path / "tasks" / "bare", test=LOOK)
+    write_task(tmp_path / "tasks" / "bare", test=INSPECT)
     (tmp_path / "tasks" / "bare" / "environment" / "Dockerfile").unlink()
     write_task(
         tmp_path / "tasks" / "missing",
-        test=LOOK,
+        test=INSPECT,
         toml='[environment]\ndocker_image = "capstan-test/nowhere:1"\n',
     )
     return tmp_path
@@ -62,49 +62,47 @@ def start(folder: Path, **variables: str):
     return running(folder, "--agent", "nop", "--env", "docker", PULL_IF_NOT_EXISTS="false", **variables)
 
 
-def seen(service: Service, task: str) -> tuple[str, list[str]]:
-    """The image's own name, and the network interfaces, as the verifier saw them."""
-    answer = service.run_task(task)
-    assert answer.status_code == 200, answer.text
-    (record,) = (service.jobs / answer.headers["X-Capstan-Job"]).glob("*/capstan.json")
-    output = answer.json()["trajectory"][-1]["output"].splitlines()[-2:]
+def inspect(service: Service, task: str) -> tuple[str, list[str]]:
+    """Run a task and return the verifier's image and network interfaces."""
+    response = service.run_task(task)
+    assert response.status_code == 200, response.text
+    (record,) = (service.jobs / response.headers["X-Capstan-Job"]).glob("*/capstan.json")
+    output = response.json()["trajectory"][-1]["output"].splitlines()[-2:]
     assert json.loads(record.read_text())["image"].startswith(f"{output[0]} (")
     return output[0], output[1].split()
 
 
-def test_with_a_registry_its_image_comes_first_and_then_the_tasks_own(folder: Path) -> None:
+def test_registry_image_comes_before_the_tasks_own(folder: Path) -> None:
     with start(folder, DOCKER_REGISTRY=REGISTRY, DEFAULT_IMAGE_REGISTRY=DEFAULT) as service:
-        assert seen(service, "both")[0] == f"{REGISTRY}:both-20251031"
-        assert seen(service, "one")[0] == f"{HUB}:20251031"
-        assert seen(service, "bare")[0] == f"{DEFAULT}:bare"
+        assert inspect(service, "both")[0] == f"{REGISTRY}:both-20251031"
+        assert inspect(service, "one")[0] == f"{HUB}:20251031"
+        assert inspect(service, "bare")[0] == f"{DEFAULT}:bare"
 
 
-def test_without_a_registry_the_tasks_own_image_is_taken(folder: Path) -> None:
+def test_tasks_own_image_without_a_registry(folder: Path) -> None:
     with start(folder) as service:
-        assert seen(service, "both")[0] == f"{HUB}:20251031"
+        assert inspect(service, "both")[0] == f"{HUB}:20251031"
 
 
-def test_a_missing_image_that_may_not_be_pulled_fails_at_once_and_says_how_to_get_it(folder: Path) -> None:
+def test_missing_image_without_pull_fails_with_instructions(folder: Path) -> None:
     with start(folder) as service:
-        answer = service.run_task("missing")
-    assert answer.status_code == 502
-    message = answer.json()["error"]["message"]
+        response = service.run_task("missing")
+    assert response.status_code == 502
+    message = response.json()["error"]["message"]
     assert "capstan-test/nowhere:1" in message and "capstan images build" in message
 
 
 @pytest.mark.parametrize(("mode", "interfaces"), [("none", ["lo"]), ("bridge", ["eth0", "lo"])])
-def test_the_network_mode_is_that_of_tasks_that_opt_in(
-    folder: Path, mode: str, interfaces: list[str]
-) -> None:
+def test_network_mode_of_tasks_that_opt_in(folder: Path, mode: str, interfaces: list[str]) -> None:
     with start(folder, CONTAINER_NETWORK_MODE=mode) as service:
-        assert sorted(seen(service, "both")[1]) == interfaces
+        assert sorted(inspect(service, "both")[1]) == interfaces
 
 
-def test_a_killed_service_leaves_no_container_to_the_one_that_follows(folder: Path) -> None:
+def test_restarted_service_removes_leftover_containers(folder: Path) -> None:
     write_agent(folder / "agents" / "slow", 'await environment.exec("sleep 3"); return "ok"')
     client = docker.from_env()
 
-    def ours() -> set[str]:
+    def containers() -> set[str]:
         return {
             c.id for c in client.containers.list(all=True, filters={"ancestor": f"{HUB}:20251031"}) if c.id
         }
@@ -116,13 +114,13 @@ def test_a_killed_service_leaves_no_container_to_the_one_that_follows(folder: Pa
                 for line in stream.iter_lines():
                     if line == "event: trial_started":
                         break
-        wait_until(ours, "no container was started")
-        before = ours()
+        wait_until(containers, "no container was started")
+        before = containers()
         service.kill()
-    assert ours() == before
+    assert containers() == before
     arguments = ("--env", "docker", "--agent", "agents/slow")
     with running(folder, *arguments, **KEY) as service, service.client() as http:
         http.get(f"/api/jobs/{job}/events")
         assert http.get(f"/api/jobs/{job}").json()["summary"]["n_completed"] == 1
-    assert not ours()
+    assert not containers()
     client.close()

@@ -1,4 +1,4 @@
-"""The service in a container of its own, with the engine's socket, as deploy/service/compose.yaml runs it."""
+"""The service in a container with the engine's socket, as deploy/service/compose.yaml runs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKEN = "a-token"
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image, from a copy of what its .dockerignore lets through, and this machine's certificates."""
+    """Build the image from what .dockerignore lets through, with this machine's certificates."""
     context = tmp_path_factory.mktemp("context")
     for name in ("agent.py", "build_zip.py", "pyproject.toml", ".dockerignore"):
         shutil.copy(ROOT / name, context / name)
@@ -49,7 +49,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that has the same name inside and outside, and a name that the engine can mount."""
+    """Make a folder that the engine can mount and that has the same path inside and outside."""
     folder = Path("/var/tmp") / f"capstan-service-{secrets.token_hex(4)}"
     shutil.copytree(ROOT / "examples" / "tasks" / "sales-report", folder / "tasks" / "sales-report")
     shutil.copytree(ROOT / "examples" / "scripts", folder / "scripts")
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("isolation", ["process", "dind"])
-def test_the_image_runs_tasks_with_the_engines_socket(image: str, place: Path, isolation: str) -> None:
+def test_image_runs_tasks_through_the_engines_socket(image: str, place: Path, isolation: str) -> None:
     port = free_port()
     variables = {
         "TB2_DIR": place / "tasks",
@@ -78,9 +78,8 @@ def test_the_image_runs_tasks_with_the_engines_socket(image: str, place: Path, i
         "SERVICE_TOKEN": TOKEN,
         "SERVICE_PORT": port,
     }
-    if (trusted := os.environ.get("PIP_CERT")) and Path(
-        trusted
-    ).is_file():  # the isolated runner's image is built
+    trusted = os.environ.get("PIP_CERT")
+    if trusted and Path(trusted).is_file():  # for the build of the isolated runner's image
         shutil.copy(trusted, place / "certificates.crt")
         variables["PIP_CERT"] = place / "certificates.crt"
     client = docker.from_env()
@@ -103,10 +102,10 @@ def test_the_image_runs_tasks_with_the_engines_socket(image: str, place: Path, i
 
         wait_until(healthy, container.logs().decode())
         with httpx.Client(base_url=url, timeout=400, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
-            answer = http.post("/api/tasks", json={"params": {"task_id": "sales-report"}})
-            assert answer.status_code == 200, answer.text + container.logs().decode()[-3000:]
-            assert answer.json()["final_answer"] == "True"
-            job = http.get(f"/api/jobs/{answer.headers['X-Capstan-Job']}").json()
+            response = http.post("/api/tasks", json={"params": {"task_id": "sales-report"}})
+            assert response.status_code == 200, response.text + container.logs().decode()[-3000:]
+            assert response.json()["final_answer"] == "True"
+            job = http.get(f"/api/jobs/{response.headers['X-Capstan-Job']}").json()
         assert job["model"].startswith("scripted") and job["agent"] == "capstan"
         container.stop(timeout=30)
         assert container.wait()["StatusCode"] == 0
@@ -115,14 +114,14 @@ def test_the_image_runs_tasks_with_the_engines_socket(image: str, place: Path, i
         client.close()
 
 
-def test_the_compose_file_is_sound_and_wants_a_token() -> None:
+def test_compose_file_is_valid_and_requires_a_token() -> None:
     file = ROOT / "deploy" / "service" / "compose.yaml"
     command = ["docker", "compose", "--file", str(file), "config"]
-    kept = {name: value for name, value in os.environ.items() if name != "SERVICE_TOKEN"}
-    without = subprocess.run(command, env=kept, capture_output=True, text=True, check=False)
+    without_token = {name: value for name, value in os.environ.items() if name != "SERVICE_TOKEN"}
+    without = subprocess.run(command, env=without_token, capture_output=True, text=True, check=False)
     assert without.returncode != 0 and "SERVICE_TOKEN" in without.stderr
     done = subprocess.run(
-        command, env={**kept, "SERVICE_TOKEN": "x"}, capture_output=True, text=True, check=False
+        command, env={**without_token, "SERVICE_TOKEN": "x"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "host_ip: 127.0.0.1" in done.stdout

@@ -1,4 +1,4 @@
-"""The pages in a real browser: Debian's chromium, driven by Playwright, on jobs of the scripted model."""
+"""The pages in a real browser (Debian's chromium), with jobs of the scripted model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -15,12 +16,18 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from runner.pages.report import make_report
 from tests.runner.job_helpers import write_agent, write_task
-from tests.runner.pages.report_helpers import environ, model_call, run_real_job, viewing, write_job
+from tests.runner.pages.report_helpers import (
+    clean_environ,
+    model_call,
+    run_real_job,
+    running_viewer,
+    write_job,
+)
 from tests.runner.pages.test_report_pages import HOSTILE
 
 pytestmark = pytest.mark.timeout(180)
 
-# One step of a run that takes its time, so that a page can be seen to follow it.
+# An agent that takes its time, so that a page can follow it.
 SLOW = """
 import json
 steps = []
@@ -46,7 +53,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two real jobs, the second with another agent for the same tasks; and one of hostile content."""
+    """Run two jobs with different agents, and write one with hostile content."""
     folder = tmp_path_factory.mktemp("jobs")
     some = ("--task", "sales-report", "--task", "repair-config")
     run_real_job(folder, *some, "-k", "2", "--job-name", "capstan")
@@ -62,22 +69,22 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(jobs: Path) -> Iterator[str]:
-    with viewing("-o", jobs) as url:
+    with running_viewer("-o", jobs) as url:
         yield url
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page on which every complaint of the browser, a refused script among them, fails the test."""
+    """Open a page. An error in the browser, such as a refused script, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
     yield page
     context.close()
-    assert complaints == []
+    assert errors == []
 
 
 def open_trial(page: Page, url: str, job: str = "capstan") -> None:
@@ -90,7 +97,7 @@ def test_a_finished_job_is_opened_from_the_list(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("link", name="capstan", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("capstan")
-    expect(page.get_by_role("note")).to_contain_text("No model thought here.")
+    expect(page.get_by_role("note")).to_contain_text("No LLM was called.")
     rewards = page.get_by_role("region", name="Rewards by task")
     expect(rewards.get_by_role("row", name=re.compile("sales-report"))).to_contain_text("passed, attempt 2")
     expect(page.get_by_role("img", name=re.compile("Reward against cost"))).to_be_visible()
@@ -103,7 +110,7 @@ def test_a_finished_job_is_opened_from_the_list(page: Page, url: str) -> None:
     assert download.value.suggested_filename == "trajectory.json"
 
 
-def test_steps_are_walked_with_j_and_k(page: Page, url: str) -> None:
+def test_j_and_k_move_through_the_steps(page: Page, url: str) -> None:
     page.goto(f"{url}/jobs/capstan")
     page.get_by_role("link", name=re.compile("attempt 1 at sales-report")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("sales-report, attempt 1")
@@ -120,7 +127,7 @@ def test_steps_are_walked_with_j_and_k(page: Page, url: str) -> None:
     expect(reasoning).to_have_attribute("open", "")
 
 
-def test_the_search_finds_steps_and_opens_what_is_folded(page: Page, url: str) -> None:
+def test_search_finds_and_opens_steps(page: Page, url: str) -> None:
     page.goto(f"{url}/jobs/capstan")
     page.get_by_role("link", name=re.compile("attempt 1 at sales-report")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("sales-report, attempt 1")
@@ -151,10 +158,10 @@ def test_two_jobs_are_compared(page: Page, url: str) -> None:
     expect(row).to_contain_text("changed")
     page.get_by_label("Second").select_option("capstan")
     page.get_by_role("button", name="Compare").click()
-    expect(page.get_by_text("nowhere: the same steps").first).to_be_visible()
+    expect(page.get_by_text("none: the steps are the same").first).to_be_visible()
 
 
-def test_a_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> None:
+def test_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> None:
     write_task(tmp_path / "tasks" / "easy")
     write_agent(tmp_path / "agent", SLOW)
     command = [sys.executable, "-m", "runner", "run", "tasks", "--agent", "agent", "--env", "sandbox"]
@@ -165,11 +172,11 @@ def test_a_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> Non
         "slow",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environ(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=tmp_path, env=clean_environ(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         (tmp_path / "jobs").mkdir(exist_ok=True)
-        with viewing("-o", tmp_path / "jobs") as url:
+        with running_viewer("-o", tmp_path / "jobs") as url:
             page.goto(url)
             for _ in range(100):
                 if page.get_by_role("link", name="slow").count():
@@ -178,7 +185,7 @@ def test_a_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> Non
                 page.reload()
             page.get_by_role("link", name="slow").click()
             page.get_by_role("region", name="Trials").get_by_role("link").click()
-            page.evaluate("window.same = 1")  # gone if the page were loaded anew
+            page.evaluate("window.same = 1")  # lost if the page is reloaded
             expect(page.get_by_text("slow step 1")).to_be_visible(timeout=20_000)
             expect(page.locator("main .is-running")).to_be_visible()
             page.locator("#step-1").focus()
@@ -193,7 +200,7 @@ def test_a_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_what_agents_wrote_runs_nowhere(page: Page, url: str, number: int) -> None:
+def test_agent_output_is_never_executed(page: Page, url: str, number: int) -> None:
     page.goto(f"{url}/jobs/hostile")
     page.get_by_role("region", name="Trials").get_by_role("link").nth(number).click()
     expect(page.locator(".step").first).to_be_visible()
@@ -248,15 +255,15 @@ def goto(page: Page, url: str, jobs: Path, tmp_path: Path, place: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("place", PAGES)
 def test_axe_finds_nothing_serious(
-    browser: Browser, url: str, jobs: Path, tmp_path: Path, place: str, scheme: str
+    browser: Browser, url: str, jobs: Path, tmp_path: Path, place: str, scheme: Literal["light", "dark"]
 ) -> None:
-    # The policy of the pages keeps strangers' scripts out, and axe is one: this context alone lets it in.
-    context = browser.new_context(color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+    # The pages' policy refuses foreign scripts such as axe. Only this context admits them.
+    context = browser.new_context(color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     goto(page, url, jobs, tmp_path, place)
-    found = Axe().run(page).response["violations"]
+    violations = Axe().run(page).response["violations"]
     serious = [
-        (v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")
+        (v["id"], v["nodes"][0]["html"][:200]) for v in violations if v["impact"] in ("serious", "critical")
     ]
     context.close()
     assert serious == []

@@ -1,4 +1,4 @@
-"""A running relay and a plain HTTP client for it."""
+"""A fixture that runs relays and connects plain HTTP clients to them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 
 from runner.relay import Relay, Upstream
 from runner.scripted import ScriptFile, ScriptUpstream
-from tests.runner.relay_helpers import Served
+from tests.runner.relay_helpers import ServedRelay
 
 Serve = Callable[..., Any]
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """`await serve(upstream or script, cost_limit_usd=…, **relay options)` gives a Served."""
+    """Return a function that starts a relay: `await serve(upstream or script, **options)`."""
     async with AsyncExitStack() as stack:
 
         async def start(
             source: Upstream | ScriptFile, *, cost_limit_usd: float | None = None, **options: Any
-        ) -> Served:
+        ) -> ServedRelay:
             upstream = source if isinstance(source, Upstream) else ScriptUpstream(source)
             relay = await stack.enter_async_context(Relay(upstream, **options))
             account = relay.open_run("test", cost_limit_usd=cost_limit_usd)
@@ -33,6 +33,6 @@ async def serve() -> AsyncIterator[Serve]:
                 timeout=20,
                 trust_env=False,
             )
-            return Served(relay, account, await stack.enter_async_context(client))
+            return ServedRelay(relay, account, await stack.enter_async_context(client))
 
         yield start

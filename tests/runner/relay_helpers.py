@@ -1,4 +1,4 @@
-"""Requests, scripts and what tests read out of answers."""
+"""Requests and scripts for tests of the relay, and reading the responses."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ TOOLS = [{"type": "function", "function": {"name": "shell_command", "parameters"
 
 
 def ask(text: str = "say hello", **changes: Any) -> dict[str, Any]:
-    """A request body."""
+    """Return a request body."""
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], **changes}
 
 
 def streamed(text: str = "say hello", **changes: Any) -> dict[str, Any]:
+    """Return the body of a request for a stream with usage."""
     return ask(text, stream=True, stream_options={"include_usage": True}, **changes)
 
 
 def script(**fields: Any) -> ScriptFile:
+    """Return a script."""
     return ScriptFile.model_validate({"name": "test", **fields})
 
 
 def events(text: str) -> list[dict[str, Any]]:
-    """The JSON documents of a stream, which must end in [DONE]."""
+    """Return the JSON documents of a stream, which must end in [DONE]."""
     lines = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
 
 def joined(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    """One assistant message, usage and finish reason out of a stream's documents."""
+    """Join a stream's documents to the assistant message, the usage and the finish reason."""
     message: dict[str, Any] = {"role": "assistant", "content": "", "reasoning_content": "", "tool_calls": []}
     finish = usage = None
     for document in documents:
@@ -59,8 +61,8 @@ def joined(documents: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @dataclass
-class Served:
-    """A relay with one open run and a client that holds its token."""
+class ServedRelay:
+    """A relay with one open run, and a client with its token."""
 
     relay: Relay
     account: RunAccount

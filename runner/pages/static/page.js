@@ -2,10 +2,10 @@
 (() => {
   const LIVE_MS = 2000;
   const steps = () => [...document.querySelectorAll(".step")].filter((step) => step.checkVisibility());
-  const say = (text) => { document.getElementById("status").textContent = text; };
+  const announce = (text) => { document.getElementById("status").textContent = text; };
 
-  // The step that the keyboard is at: the focused one, else the first that is in sight.
-  function here(all) {
+  // Return the index of the current step: the focused one, or else the one before the first in view.
+  function currentStep(all) {
     const focused = document.activeElement.closest(".step");
     if (focused) return all.indexOf(focused);
     return all.findIndex((step) => step.getBoundingClientRect().bottom > 80) - 1;
@@ -19,7 +19,7 @@
 
   function move(by) {
     const all = steps();
-    go(all[Math.min(Math.max(here(all) + by, 0), all.length - 1)]);
+    go(all[Math.min(Math.max(currentStep(all) + by, 0), all.length - 1)]);
   }
 
   function fold() {
@@ -31,16 +31,16 @@
   }
 
   const field = document.getElementById("search");
-  let found = [];
+  let matches = [];
 
   function search() {
     const wanted = field.value.trim().toLowerCase();
-    found = [];
+    matches = [];
     for (const step of document.querySelectorAll(".step")) {
-      const hit = wanted !== "" && step.textContent.toLowerCase().includes(wanted);
-      step.classList.toggle("is-found", hit);
-      if (hit) {
-        found.push(step);
+      const isMatch = wanted !== "" && step.textContent.toLowerCase().includes(wanted);
+      step.classList.toggle("is-found", isMatch);
+      if (isMatch) {
+        matches.push(step);
         const trial = step.closest("details.trial");
         if (trial) trial.open = true;
         for (const part of step.querySelectorAll("details")) {
@@ -48,15 +48,15 @@
         }
       }
     }
-    const words = wanted === "" ? "" : `${found.length} step${found.length === 1 ? "" : "s"} found`;
-    document.getElementById("found").textContent = words;
-    say(words);
+    const summary = wanted === "" ? "" : `${matches.length} step${matches.length === 1 ? "" : "s"} found`;
+    document.getElementById("found").textContent = summary;
+    announce(summary);
   }
 
   function next() {
-    if (found.length === 0) return;
-    const at = found.indexOf(document.activeElement.closest(".step"));
-    go(found[(at + 1) % found.length]);
+    if (matches.length === 0) return;
+    const at = matches.indexOf(document.activeElement.closest(".step"));
+    go(matches[(at + 1) % matches.length]);
   }
 
   if (field) {
@@ -78,7 +78,7 @@
     actions[event.key]();
   });
 
-  // A link into a folded trial opens it.
+  // Open the folded trial that a link leads into.
   function openTarget() {
     const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
@@ -89,15 +89,15 @@
   window.addEventListener("hashchange", openTarget);
   openTarget();
 
-  // While a job runs, the page takes its own new content, and keeps what a person has open, focused or found.
+  // While a job runs, load the page's new content. What is open, focused and found stays so.
   async function refresh() {
     const main = document.getElementById("main");
     if (!main.hasAttribute("data-live")) return;
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const response = await fetch(location.href, { headers: { Accept: "text/html" } });
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
       const fresh = page.getElementById("main");
-      if (answer.ok && fresh && fresh.innerHTML !== main.dataset.last) {
+      if (response.ok && fresh && fresh.innerHTML !== main.dataset.last) {
         const open = new Map([...main.querySelectorAll("details[id]")].map((part) => [part.id, part.open]));
         const step = document.activeElement.closest(".step");
         const focused = step ? step.id : document.activeElement.id;
@@ -107,10 +107,10 @@
         main.dataset.last = before;
         if (focused && document.getElementById(focused)) document.getElementById(focused).focus({ preventScroll: true });
         if (field) search();
-        if (!fresh.hasAttribute("data-live")) { main.removeAttribute("data-live"); say("The job is over."); }
+        if (!fresh.hasAttribute("data-live")) { main.removeAttribute("data-live"); announce("The job has finished."); }
       }
     } catch (error) {
-      say("The server does not answer; trying again.");
+      announce("The server does not respond; trying again.");
     }
     if (main.hasAttribute("data-live")) setTimeout(refresh, LIVE_MS);
   }

@@ -1,4 +1,4 @@
-"""Folders of jobs for the pages: real ones, and ones that no run could be waited for."""
+"""Job folders for tests of the pages: from real runs, and written directly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from runner.config import RunConfig
 from runner.jobs import JobDirectory
 from runner.jobs.lock import JobLock, PlannedTask, PlannedTrial
-from runner.jobs.results import JobResultWriter
+from runner.jobs.results import JobResultWriter, JobStatus
 from runner.results import AgentRecord, ModelSource, ModelUse, Timing, TrialRecord, write_model
 from tests.runner.service.service_helpers import wait_until
 
@@ -27,7 +27,7 @@ SCRIPTED = ModelSource(label="scripted (examples/scripts)", canned=True, name="d
 
 
 def run_real_job(jobs_dir: Path, *arguments: str) -> Path:
-    """A job of Capstan's own agent with the scripted model in the sandbox; its folder."""
+    """Run Capstan's agent with the scripted model in the sandbox. Return the job's folder."""
     command = [sys.executable, "-m", "runner", "run", str(ROOT / "examples" / "tasks"), "--env", "sandbox"]
     command += [
         "--agent",
@@ -38,15 +38,16 @@ def run_real_job(jobs_dir: Path, *arguments: str) -> Path:
         str(jobs_dir),
     ]
     done = subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environ(), capture_output=True, text=True, check=False
+        [*command, *arguments], cwd=ROOT, env=clean_environ(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return max(jobs_dir.iterdir(), key=lambda path: path.stat().st_mtime)
 
 
-def environ() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CAPSTAN_", "DEEPSEEK_", "LLM_"))}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+def clean_environ() -> dict[str, str]:
+    """Return the environment without the variables of Capstan."""
+    foreign = {k: v for k, v in os.environ.items() if not k.startswith(("CAPSTAN_", "DEEPSEEK_", "LLM_"))}
+    return {**foreign, "PYTHONPATH": str(ROOT)}
 
 
 def write_job(
@@ -55,12 +56,12 @@ def write_job(
     *,
     attempts: int = 1,
     ended: int | None = None,
-    status: str = "completed",
+    status: JobStatus = "completed",
     steps: Sequence[dict[str, Any]] = (),
     record: dict[str, Any] | None = None,
     output: str = "",
 ) -> Path:
-    """A job's folder as a run leaves it: `ended` of its trials are over, each with these steps."""
+    """Write a job's folder like a run. `ended` of its trials have ended, each with these steps."""
     folder.mkdir(parents=True)
     directory = JobDirectory(folder)
     trials = [
@@ -82,7 +83,7 @@ def write_job(
         trials=trials,
     )
     write_model(directory.lock, lock)
-    books = JobResultWriter(directory, lock, SCRIPTED)
+    results = JobResultWriter(directory, lock, SCRIPTED)
     for number, trial in enumerate(trials[:ended]):
         values: dict[str, Any] = {
             "trial_name": trial.trial_name,
@@ -108,11 +109,11 @@ def write_job(
             "started_at": START,
             "finished_at": START + timedelta(seconds=9 + number),
         }
-        made = TrialRecord(**(values | (record or {})))
-        write_trial(folder / trial.trial_name, made, steps, output)
-        books.add(made)
-    books.write_config()
-    books.write(status, n_running=0)  # type: ignore[arg-type]
+        trial_record = TrialRecord(**(values | (record or {})))
+        write_trial(folder / trial.trial_name, trial_record, steps, output)
+        results.add(trial_record)
+    results.write_config()
+    results.write(status, n_running=0)
     return folder
 
 
@@ -128,7 +129,7 @@ def write_trial(folder: Path, record: TrialRecord, steps: Sequence[dict[str, Any
 
 
 def model_call(number: int, text: str, output: str, **more: Any) -> dict[str, Any]:
-    """A step of an agent with one call of a tool."""
+    """Return an agent's step with one tool call."""
     return {
         "step_id": number,
         "source": "agent",
@@ -149,10 +150,10 @@ def model_call(number: int, text: str, output: str, **more: Any) -> dict[str, An
 
 
 @contextmanager
-def viewing(*arguments: str | Path) -> Iterator[str]:
-    """`runner view` as a process of its own; its address."""
+def running_viewer(*arguments: str | Path) -> Iterator[str]:
+    """Run `capstan view` and yield its address."""
     command = [sys.executable, "-m", "runner", "view", "--port", "0", *map(str, arguments)]
-    process = subprocess.Popen(command, env=environ(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=clean_environ(), stderr=subprocess.PIPE, text=True)
     lines: list[str] = []
     assert process.stderr is not None
     threading.Thread(target=lambda s=process.stderr: lines.extend(s), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The pages over HTTP: what they show, and that what agents wrote stays text."""
+"""The pages over HTTP: their content, and that agents' output is escaped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.pages.plots import CostPoint, PhaseRow, context_size, reward_against
 from runner.pages.render import render
 from runner.pages.report import make_report
 from runner.pages.views import trial_page
-from tests.runner.pages.report_helpers import environ, model_call, viewing, write_job
+from tests.runner.pages.report_helpers import clean_environ, model_call, running_viewer, write_job
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -36,8 +36,8 @@ HOSTILE = [
 ]
 
 
-class Parsed(HTMLParser):
-    """A page's tags with their attributes, and its text."""
+class ParsedPage(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Parsed(HTMLParser):
 
 
 def check_harmless(page: str, *, scripts: int = 1) -> None:
-    """No tag, no handler, no address but the page's own."""
-    parsed = Parsed(page)
+    """Check that a page has no tags, handlers or addresses but its own."""
+    parsed = ParsedPage(page)
     tags = [tag for tag, _ in parsed.tags]
     assert tags.count("script") == scripts and "img" not in tags and "iframe" not in tags
     for tag, attrs in parsed.tags:
@@ -65,8 +65,8 @@ def check_harmless(page: str, *, scripts: int = 1) -> None:
         for name in ("href", "src", "action"):
             value = attrs.get(name)
             assert value is None or value.startswith(("/", "#", "data:,")), (tag, value)
-    for odd in ("\x1b", "\u202e", "\u2066", "\x00"):
-        assert odd not in page
+    for character in ("\x1b", "\u202e", "\u2066", "\x00"):
+        assert character not in page
 
 
 @pytest.fixture(scope="module")
@@ -112,19 +112,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(folder: Path):
-    with viewing("-o", folder) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with running_viewer("-o", folder) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
 
 
-def test_the_list_has_every_job_and_says_where_no_model_thought(pages: httpx.Client) -> None:
-    page = Parsed(pages.get("/").text)
+def test_list_has_every_job_and_labels_scripted_ones(pages: httpx.Client) -> None:
+    page = ParsedPage(pages.get("/").text)
     assert {"/jobs/first", "/jobs/second", "/jobs/hostile"} <= set(page.links())
     assert "scripted" in page.text and "4 / 4" not in page.text and "2 / 4" in page.text
 
 
-def test_a_job_shows_rewards_by_task_and_attempt_and_where_they_come_from(pages: httpx.Client) -> None:
-    answer = pages.get("/jobs/first")
-    page = Parsed(answer.text)
+def test_job_page_has_rewards_plots_and_the_no_llm_notice(pages: httpx.Client) -> None:
+    response = pages.get("/jobs/first")
+    page = ParsedPage(response.text)
     text = re.sub(r"\s+", " ", page.text)
     for words in (
         "alpha",
@@ -139,19 +139,19 @@ def test_a_job_shows_rewards_by_task_and_attempt_and_where_they_come_from(pages:
         "50%",
     ):
         assert words in text, words
-    assert "No model thought here." in text
+    assert "No LLM was called." in text
     for title in ("Reward against cost", "Time by phase"):
-        assert f">{title}</title>" in answer.text
+        assert f">{title}</title>" in response.text
 
 
-def test_timed_out_and_errored_are_told_apart_in_words(pages: httpx.Client) -> None:
-    assert "timed out" in Parsed(pages.get("/jobs/second").text).text
-    assert "errored" in Parsed(pages.get("/jobs/hostile").text).text
+def test_timed_out_and_errored_are_labelled(pages: httpx.Client) -> None:
+    assert "timed out" in ParsedPage(pages.get("/jobs/second").text).text
+    assert "errored" in ParsedPage(pages.get("/jobs/hostile").text).text
 
 
-def test_a_trial_shows_every_step_with_tokens_cost_and_what_was_pruned(pages: httpx.Client) -> None:
-    answer = pages.get("/jobs/first/trials/trial-0-1__abcdefg")
-    page = Parsed(answer.text)
+def test_trial_page_has_steps_tokens_cost_and_compactions(pages: httpx.Client) -> None:
+    response = pages.get("/jobs/first/trials/trial-0-1__abcdefg")
+    page = ParsedPage(response.text)
     text = re.sub(r"\s+", " ", page.text)
     assert [
         attrs["id"]
@@ -165,49 +165,50 @@ def test_a_trial_shows_every_step_with_tokens_cost_and_what_was_pruned(pages: ht
         "all tests passed",
     ):
         assert words in text, words
-    assert ">Size of the context</title>" in answer.text and "pruned 1 time" in answer.text
-    assert "Reasoning" in text and '<details id="step-3-reasoning">' in answer.text
+    assert ">Size of the context</title>" in response.text and "pruned 1 time" in response.text
+    assert "Reasoning" in text and '<details id="step-3-reasoning">' in response.text
 
 
-def test_its_files_come_as_downloads_and_never_as_pages(pages: httpx.Client, folder: Path) -> None:
-    page = Parsed(pages.get("/jobs/first/trials/trial-0-1__abcdefg").text)
+def test_files_are_downloads(pages: httpx.Client, folder: Path) -> None:
+    page = ParsedPage(pages.get("/jobs/first/trials/trial-0-1__abcdefg").text)
     (link,) = [link for link in page.links() if link.endswith("trajectory.json")]
-    answer = pages.get(link)
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.headers["content-disposition"].startswith("attachment")
+    response = pages.get(link)
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["content-disposition"].startswith("attachment")
     assert (
-        answer.content == (folder / "first" / "trial-0-1__abcdefg" / "agent" / "trajectory.json").read_bytes()
+        response.content
+        == (folder / "first" / "trial-0-1__abcdefg" / "agent" / "trajectory.json").read_bytes()
     )
 
 
-def test_two_jobs_side_by_side_say_what_changed_and_where_the_runs_part(pages: httpx.Client) -> None:
-    page = Parsed(pages.get("/compare", params={"a": "first", "b": "second"}).text)
+def test_comparison_shows_changed_results_and_the_first_difference(pages: httpx.Client) -> None:
+    page = ParsedPage(pages.get("/compare", params={"a": "first", "b": "second"}).text)
     text = re.sub(r"\s+", " ", page.text)
     assert "1 of 1 results changed" in text and "step 4" in text and "only in one" in text
     assert "/jobs/first/trials/trial-0-1__abcdefg#step-4" in page.links()
-    same = Parsed(pages.get("/compare", params={"a": "first", "b": "first"}).text).text
-    assert "0 of 4 results changed" in same and "nowhere: the same steps" in same
+    same = ParsedPage(pages.get("/compare", params={"a": "first", "b": "first"}).text).text
+    assert "0 of 4 results changed" in same and "none: the steps are the same" in same
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/jobs/hostile", "/compare?a=hostile&b=hostile", "/jobs/%3Cscript%3E", "/compare?a=%22%3E"]
 )
-def test_what_agents_wrote_stays_text(pages: httpx.Client, path: str) -> None:
-    answer = pages.get(path)
-    check_harmless(answer.text)
-    policy = answer.headers["content-security-policy"]
+def test_agent_output_is_escaped(pages: httpx.Client, path: str) -> None:
+    response = pages.get(path)
+    check_harmless(response.text)
+    policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
-    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_what_agents_wrote_stays_text_in_every_trial(pages: httpx.Client, number: int) -> None:
-    answer = pages.get(f"/jobs/hostile/trials/trial-{number}-1__abcdefg")
-    assert answer.status_code == 200
-    check_harmless(answer.text)
-    assert "&lt;script&gt;window.hacked" in answer.text and "{{ 7 * 7 }}" in answer.text
-    assert "⟨U+202E⟩" in answer.text and "characters left out" in answer.text
-    assert len(answer.text) < 700_000
+def test_agent_output_is_escaped_on_trial_pages(pages: httpx.Client, number: int) -> None:
+    response = pages.get(f"/jobs/hostile/trials/trial-{number}-1__abcdefg")
+    assert response.status_code == 200
+    check_harmless(response.text)
+    assert "&lt;script&gt;window.hacked" in response.text and "{{ 7 * 7 }}" in response.text
+    assert "⟨U+202E⟩" in response.text and "characters left out" in response.text
+    assert len(response.text) < 700_000
 
 
 @pytest.mark.parametrize(
@@ -228,15 +229,15 @@ def test_what_agents_wrote_stays_text_in_every_trial(pages: httpx.Client, number
         "/nothing",
     ],
 )
-def test_no_name_leads_out_of_the_folder(pages: httpx.Client, path: str) -> None:
+def test_names_cannot_leave_the_folder(pages: httpx.Client, path: str) -> None:
     request = pages.build_request("GET", "/")
     request.url = request.url.copy_with(raw_path=path.encode())
-    answer = pages.send(request)
-    assert answer.status_code == 404
-    check_harmless(answer.text)
+    response = pages.send(request)
+    assert response.status_code == 404
+    check_harmless(response.text)
 
 
-def test_links_that_an_agent_left_are_followed_nowhere(tmp_path: Path) -> None:
+def test_links_are_not_followed(tmp_path: Path) -> None:
     job = write_job(tmp_path / "jobs" / "job", steps=[model_call(1, "a", "b")])
     (tmp_path / "secret").write_text("the secret")
     trial = job / "trial-0-1__abcdefg"
@@ -245,7 +246,7 @@ def test_links_that_an_agent_left_are_followed_nowhere(tmp_path: Path) -> None:
     (trial / "agent" / "link").symlink_to(tmp_path)
     (trial / "verifier" / "test-stdout.txt").unlink()
     (trial / "verifier" / "test-stdout.txt").symlink_to(tmp_path / "secret")
-    with viewing("-o", job.parent) as url:
+    with running_viewer("-o", job.parent) as url:
         base = f"{url}/jobs/job/trials/trial-0-1__abcdefg"
         page = httpx.get(base).text
         assert "the secret" not in page and "agent/link" not in page
@@ -268,7 +269,7 @@ def test_links_that_an_agent_left_are_followed_nowhere(tmp_path: Path) -> None:
         b"\xff\xfe",
     ],
 )
-def test_a_trajectory_that_is_none_is_no_error_of_ours(tmp_path: Path, written: bytes) -> None:
+def test_invalid_trajectory_is_not_an_error(tmp_path: Path, written: bytes) -> None:
     job = write_job(tmp_path / "job")
     (job / "trial-0-1__abcdefg" / "agent" / "trajectory.json").write_bytes(written)
     page = render("trial.html", api=False, trial=trial_page(job, "trial-0-1__abcdefg"))
@@ -276,37 +277,37 @@ def test_a_trajectory_that_is_none_is_no_error_of_ours(tmp_path: Path, written: 
     page.encode()
 
 
-def test_a_running_job_is_live_and_says_what_runs_and_what_waits(tmp_path: Path) -> None:
+def test_running_job_is_live_and_shows_phases(tmp_path: Path) -> None:
     job = write_job(tmp_path / "jobs" / "job", ("a", "b", "c"), ended=1, status="running")
     (job / "trial-1-1__abcdefg" / "agent").mkdir(parents=True)
     (job / "trial-1-1__abcdefg" / "trial.log").write_text("phase: environment\nphase: agent\n")
-    with viewing("-o", job.parent) as url:
+    with running_viewer("-o", job.parent) as url:
         page = httpx.get(f"{url}/jobs/job").text
-        assert "data-live" in page and "running: agent" in re.sub(r"\s+", " ", Parsed(page).text)
-        assert "waiting" in Parsed(page).text
+        assert "data-live" in page and "running: agent" in re.sub(r"\s+", " ", ParsedPage(page).text)
+        assert "waiting" in ParsedPage(page).text
         assert "data-live" in httpx.get(f"{url}/jobs/job/trials/trial-1-1__abcdefg").text
         assert "data-live" not in httpx.get(f"{url}/jobs/job/trials/trial-0-1__abcdefg").text
 
 
-def test_a_folder_that_cannot_be_read_is_a_row_and_a_page(tmp_path: Path) -> None:
+def test_unreadable_job_is_listed_with_its_problem(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "broken").mkdir(parents=True)
     (tmp_path / "jobs" / "broken" / "capstan.json").write_text("{")
-    with viewing("-o", tmp_path / "jobs") as url:
+    with running_viewer("-o", tmp_path / "jobs") as url:
         assert "cannot be read" in httpx.get(url).text
         assert httpx.get(f"{url}/jobs/broken").status_code == 404
 
 
-def test_jobs_can_be_named_and_nothing_else_is_shown(folder: Path) -> None:
-    with viewing(folder / "first") as url:
-        links = Parsed(httpx.get(url).text).links()
+def test_only_named_jobs_are_shown(folder: Path) -> None:
+    with running_viewer(folder / "first") as url:
+        links = ParsedPage(httpx.get(url).text).links()
         assert [link for link in links if link.startswith("/jobs")] == ["/jobs/first"]
         assert httpx.get(f"{url}/jobs/second").status_code == 404
 
 
-def test_a_report_is_one_file_that_asks_nobody(tmp_path: Path, folder: Path) -> None:
+def test_report_is_one_file_without_external_links(tmp_path: Path, folder: Path) -> None:
     for name in ("first", "hostile"):
         text = make_report(folder / name)
-        parsed = Parsed(text)
+        parsed = ParsedPage(text)
         policy = next(a["content"] for t, a in parsed.tags if t == "meta" and a.get("http-equiv"))
         assert policy is not None and "sha256-" in policy and "unsafe" not in policy
         for tag, attrs in parsed.tags:
@@ -316,29 +317,29 @@ def test_a_report_is_one_file_that_asks_nobody(tmp_path: Path, folder: Path) -> 
         assert text.count("<script") == 1
 
 
-def test_a_report_of_89_tasks_is_small_and_says_what_it_cut(tmp_path: Path) -> None:
+def test_report_of_89_tasks_is_small_and_says_what_it_cut(tmp_path: Path) -> None:
     steps = [model_call(number, f"command {number}", f"line {number}\n" * 2000) for number in range(1, 61)]
     job = write_job(
         tmp_path / "job", [f"task-{number}" for number in range(89)], steps=steps, output="x" * 30_000
     )
-    began = time.monotonic()
+    start = time.monotonic()
     text = make_report(job)
     assert len(text.encode()) < 2_000_000
     assert "characters left out" in text and "steps are left out here" in text
     assert text.count('class="trial"') == 89
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - start < 100
 
 
-def test_a_report_of_very_many_trials_is_small_too(tmp_path: Path) -> None:
+def test_report_of_1068_trials_is_small(tmp_path: Path) -> None:
     steps = [model_call(number, f"command {number}", "output\n" * 200) for number in range(1, 8)]
     job = write_job(tmp_path / "job", [f"task-{number}" for number in range(89)], attempts=12, steps=steps)
     text = make_report(job)
     assert len(text.encode()) < 3_000_000 and "Its steps are left out" in text
 
 
-def test_plots_are_drawings_and_nothing_else() -> None:
+def test_plots_have_no_active_content() -> None:
     hostile = "<script>alert(1)</script>\"'&"
-    drawn = [
+    plots = [
         reward_against_cost(
             [CostPoint(hostile, 0.1, 1.0), CostPoint(hostile, float("nan"), 0.0), CostPoint("b", 2, -1)]
         ),
@@ -351,7 +352,7 @@ def test_plots_are_drawings_and_nothing_else() -> None:
         ),
     ]
     ids: list[str] = []
-    for svg in drawn:
+    for svg in plots:
         root = ET.fromstring(svg)
         assert len(svg) < 60_000 and root.get("role") == "img" and root.get("viewBox")
         for element in root.iter():
@@ -371,11 +372,11 @@ def test_plots_are_drawings_and_nothing_else() -> None:
         (("view", "-o", ".", "--port", "1", "--host", "203.0.113.1"), "cannot be bound"),
     ],
 )
-def test_a_wrong_command_is_one_line(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_invalid_command_prints_one_line(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "runner", *arguments],
         cwd=tmp_path,
-        env=environ(),
+        env=clean_environ(),
         capture_output=True,
         text=True,
         check=False,
@@ -383,9 +384,11 @@ def test_a_wrong_command_is_one_line(tmp_path: Path, arguments: tuple[str, ...],
     assert done.returncode != 0 and words in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_report_command_writes_the_file_and_says_how_large_it_is(tmp_path: Path, folder: Path) -> None:
+def test_report_command_writes_the_file_and_prints_its_size(tmp_path: Path, folder: Path) -> None:
     command = [sys.executable, "-m", "runner", "report", str(folder / "first"), "-o", "out.html"]
-    done = subprocess.run(command, cwd=tmp_path, env=environ(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True, check=True
+    )
     size = (tmp_path / "out.html").stat().st_size
     assert done.stdout == f"out.html: {size:,} bytes\n"
     assert json.loads((folder / "first" / "result.json").read_text())

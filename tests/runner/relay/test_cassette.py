@@ -1,8 +1,9 @@
-"""What was recorded plays again byte for byte; what was not is refused with the difference; nothing leaks."""
+"""Cassettes: exact replay, refusals that show the difference, and no secrets in the file."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,25 @@ TURNS = [{"reasoning": "think — 想", "tool_calls": [CALL], "faults": [{"statu
 
 
 async def play(served: Any) -> list[tuple[int, bytes]]:
-    """A run of two turns with a retry, whole and streamed."""
-    seen: list[tuple[int, bytes]] = []
+    """Play a run of two turns with a retry, streamed and not."""
+    responses: list[tuple[int, bytes]] = []
     for _ in range(3):
-        answer = await served.post(streamed(tools=TOOLS))
-        seen.append((answer.status_code, answer.content))
+        response = await served.post(streamed(tools=TOOLS))
+        responses.append((response.status_code, response.content))
     whole = await served.post(ask(tools=TOOLS))
     message = whole.json()["choices"][0]["message"]
     results = [{"role": "tool", "tool_call_id": c["id"], "content": "ok"} for c in message["tool_calls"]]
     history = [{"role": "user", "content": "say hello"}, message, *results]
     last = await served.post(streamed(messages=history, tools=TOOLS))
-    return [*seen, (whole.status_code, whole.content), (last.status_code, last.content)]
+    return [*responses, (whole.status_code, whole.content), (last.status_code, last.content)]
 
 
 async def record(serve: Any, path: Path) -> list[tuple[int, bytes]]:
     served = await serve(RecordUpstream(ScriptUpstream(script(turn=TURNS)), path))
     assert served.relay.mode == "record" and served.relay.scripted
-    seen = await play(served)
+    responses = await play(served)
     await served.relay.finish_run(served.account.token)
-    return seen
+    return responses
 
 
 async def test_replay_is_the_recording_byte_for_byte(serve: Any, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ async def test_a_miss_shows_the_first_difference(serve: Any, tmp_path: Path) -> 
     assert "$.temperature: asked 0.5, recorded 'absent'" in message
 
 
-async def test_who_asks_does_not_matter(serve: Any, tmp_path: Path) -> None:
+async def test_caller_fields_and_run_tokens_do_not_matter(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "tape.jsonl"
     served = await serve(RecordUpstream(ScriptUpstream(script()), path))
     await served.post(ask(user="one", messages=[{"role": "user", "content": f"key {served.account.token}"}]))
@@ -99,7 +100,7 @@ async def test_a_dropped_stream_drops_again(serve: Any, tmp_path: Path) -> None:
         await again.post(streamed())
 
 
-async def test_recording_goes_on_after_a_torn_line(serve: Any, tmp_path: Path) -> None:
+async def test_recording_continues_after_an_incomplete_line(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "tape.jsonl"
     await record(serve, path)
     with path.open("ab") as file:
@@ -124,7 +125,7 @@ async def test_parallel_runs_into_one_cassette(tmp_path: Path) -> None:
     assert len(Cassette.load(path).calls) == 25
 
 
-async def test_a_long_conversation_makes_a_cassette_of_its_own_size(serve: Any, tmp_path: Path) -> None:
+async def test_cassette_size_is_linear_in_the_conversation(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "tape.jsonl"
     served = await serve(RecordUpstream(ScriptUpstream(script()), path))
     messages: list[dict[str, Any]] = []
@@ -140,11 +141,14 @@ async def test_a_long_conversation_makes_a_cassette_of_its_own_size(serve: Any, 
     [
         (b"", "not a cassette"),
         (b'{"cassette": 9}\n', "format 9"),
+        (b"[]\n", "format None"),
         (b"{}\nnonsense\n", "line 2"),
+        (b'{"cassette": 1}\n{"digest": 1}\n', "line 2: digest"),
+        (b'{"cassette": 1}\n{"part": "a"}\n', "line 2: .*value"),
         (None, "No such file"),
     ],
 )
-def test_what_is_no_cassette(content: bytes | None, words: str, tmp_path: Path) -> None:
+def test_invalid_cassettes(content: bytes | None, words: str, tmp_path: Path) -> None:
     path = tmp_path / "tape.jsonl"
     if content is not None:
         path.write_bytes(content)
@@ -167,13 +171,11 @@ JSON = st.recursive(
 
 
 @given(JSON, JSON)
-def test_first_difference_is_found_exactly_where_there_is_one(one: Any, other: Any) -> None:
+def test_first_difference_is_none_only_for_equal_values(one: Any, other: Any) -> None:
     assert first_difference(one, one) is None
-    found = first_difference(one, other)
-    assert (found is None) == (repr(one) == repr(other) or _same(one, other))
+    difference = first_difference(one, other)
+    assert (difference is None) == (repr(one) == repr(other) or _same(one, other))
 
 
 def _same(one: Any, other: Any) -> bool:
-    import json
-
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The forwarder carries HTTP from a loopback port to the relay's socket, as a program of its own."""
+"""The forwarder, in process and as a program of its own."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ async def test_as_a_program_without_packages(serve: Any, tmp_path: Path) -> None
         url = f"http://{line.split()[-1]}/v1/chat/completions"
         headers = {"authorization": f"Bearer {served.account.token}"}
         async with httpx.AsyncClient(headers=headers, trust_env=False) as client:
-            answers = await asyncio.gather(
+            responses = await asyncio.gather(
                 *(client.post(url, json=streamed("x" * 300_000)) for _ in range(8))
             )
-        for answer in answers:
-            assert joined(events(answer.text))["message"]["content"] == "word " * 2_000
+        for response in responses:
+            assert joined(events(response.text))["message"]["content"] == "word " * 2_000
     finally:
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_hanging_up_reaches_the_relay(serve: Any, tmp_path: Path) -> None:
+async def test_disconnect_reaches_the_relay(serve: Any, tmp_path: Path) -> None:
     socket = tmp_path / "relay.sock"
     turn = {"content": "hello", "faults": [{"silence_after": 2, "times": 0}]}
     served = await serve(ScriptUpstream(script(turn=[turn])), socket_path=socket)
@@ -57,14 +57,14 @@ async def test_hanging_up_reaches_the_relay(serve: Any, tmp_path: Path) -> None:
     assert usage.errors == 1 and usage.prompt_tokens > 0
 
 
-async def test_no_relay_behind_it(tmp_path: Path) -> None:
+async def test_forwarder_without_a_relay(tmp_path: Path) -> None:
     async with Forwarder(tmp_path / "none.sock") as forwarder, httpx.AsyncClient(trust_env=False) as client:
         with pytest.raises(httpx.TransportError):
             await client.post(f"http://127.0.0.1:{forwarder.port}/chat/completions", json=ask())
 
 
 @pytest.mark.parametrize("listen", ["8080", "127.0.0.1:x"])
-async def test_bad_address(listen: str) -> None:
+async def test_invalid_listen_address(listen: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(FILE), "--listen", listen, "--socket", "x"), stderr=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""The relay's rules: who may send what, how answers pass, and what is booked."""
+"""The relay: access, forwarding, usage and cost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SATURDAY = datetime(2026, 1, 3, 12, tzinfo=UTC)  # off-peak
 KEY = "sk-the-real-key-0123456789abcdef"
 
 
-class Handmade(Upstream):
-    """An upstream whose chunks the test lets go one by one."""
+class GatedUpstream(Upstream):
+    """An upstream whose chunks the test releases one by one."""
 
     mode = "live"
 
@@ -37,7 +37,7 @@ class Handmade(Upstream):
         self.bodies: list[bytes] = []
 
     def describe(self) -> str:
-        return "handmade"
+        return "gated"
 
     async def send(self, request: ModelRequest) -> UpstreamResponse:
         self.bodies.append(request.body)
@@ -69,34 +69,34 @@ def usage_chunk(prompt: int, hit: int, completion: int, reasoning: int = 0) -> b
     return b"data: " + json.dumps({"model": MODEL, "choices": [], "usage": usage}).encode() + b"\n\n"
 
 
-# --- passing ---
+# --- forwarding ---
 
 
-async def test_chunks_pass_as_they_come(serve: Any) -> None:
-    upstream = Handmade([delta("one"), delta("two"), b"data: [DONE]\n\n"])
+async def test_chunks_are_passed_on_as_they_arrive(serve: Any) -> None:
+    upstream = GatedUpstream([delta("one"), delta("two"), b"data: [DONE]\n\n"])
     served = await serve(upstream)
     body = json.dumps(streamed(), indent=3).encode()
-    async with served.client.stream("POST", "/v1/chat/completions", content=body) as answer:
-        chunks = answer.aiter_raw()
+    async with served.client.stream("POST", "/v1/chat/completions", content=body) as response:
+        chunks = response.aiter_raw()
         for number, expected in enumerate(upstream.chunks):
-            upstream.gates[number].set()  # the next chunk does not exist before this one was read
+            upstream.gates[number].set()  # the next chunk does not exist until this one was read
             assert await asyncio.wait_for(anext(chunks), 5) == expected
-    assert upstream.bodies == [body]  # byte for byte what the agent sent
+    assert upstream.bodies == [body]  # the agent's bytes
 
 
-async def test_hanging_up_ends_the_upstream_call_and_is_paid(serve: Any) -> None:
-    upstream = Handmade([delta("some text"), delta("never")])
+async def test_disconnect_ends_the_upstream_call_and_is_metered(serve: Any) -> None:
+    upstream = GatedUpstream([delta("some text"), delta("never")])
     served = await serve(upstream)
     upstream.gates[0].set()
-    async with served.client.stream("POST", "/chat/completions", json=streamed()) as answer:
-        await anext(answer.aiter_raw())
+    async with served.client.stream("POST", "/chat/completions", json=streamed()) as response:
+        await anext(response.aiter_raw())
     await asyncio.wait_for(upstream.closed.wait(), 5)
     usage = await served.relay.finish_run(served.account.token)
     assert usage.errors == 1 and usage.estimated and usage.cost_usd > 0 and usage.completion_tokens > 0
 
 
-async def test_hanging_up_before_the_answer(serve: Any) -> None:
-    upstream = Handmade([delta("never")])
+async def test_disconnect_before_the_response(serve: Any) -> None:
+    upstream = GatedUpstream([delta("never")])
     served = await serve(upstream)
     with pytest.raises(httpx.ReadTimeout):
         await served.post(ask(), timeout=0.2)
@@ -126,15 +126,15 @@ async def test_openai_sdk_streams_and_reads_errors(serve: Any) -> None:
             await client.chat.completions.create(model=MODEL, messages=messages)
 
 
-async def test_unix_socket_serves_too_and_is_private(serve: Any, tmp_path: Path) -> None:
+async def test_unix_socket_is_served_and_private(serve: Any, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "relay.sock"
     served = await serve(script(closing="hi"), socket_path=path)
     assert path.stat().st_mode & 0o777 == 0o600
     transport = httpx.AsyncHTTPTransport(uds=str(path))
     headers = {"authorization": f"Bearer {served.account.token}"}
     async with httpx.AsyncClient(transport=transport, headers=headers) as client:
-        answer = await client.post("http://relay/v1/chat/completions", json=ask())
-    assert answer.status_code == 200 and served.usage.calls == 1
+        response = await client.post("http://relay/v1/chat/completions", json=ask())
+    assert response.status_code == 200 and served.usage.calls == 1
 
 
 async def test_socket_is_removed_and_a_stale_one_replaced(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_socket_is_removed_and_a_stale_one_replaced(tmp_path: Path) -> Non
         path.touch()
 
 
-# --- who may send what ---
+# --- access ---
 
 
 @pytest.mark.parametrize(
@@ -161,27 +161,27 @@ async def test_socket_is_removed_and_a_stale_one_replaced(tmp_path: Path) -> Non
         ("DELETE", "/"),
     ],
 )
-async def test_other_paths_and_methods(method: str, path: str, serve: Any) -> None:
+async def test_other_paths_and_methods_are_refused(method: str, path: str, serve: Any) -> None:
     served = await serve(script())
-    answer = await served.client.request(method, path)
-    assert answer.status_code == 403
-    assert "chat/completions only" in answer.json()["error"]["message"]
+    response = await served.client.request(method, path)
+    assert response.status_code == 403
+    assert "chat/completions only" in response.json()["error"]["message"]
 
 
-async def test_models(serve: Any) -> None:
+async def test_other_models_are_refused(serve: Any) -> None:
     served = await serve(script(), allowed_models=[MODEL])
     assert (await served.post(ask())).status_code == 200
     for model in ("deepseek-flash", "", None, [MODEL]):
-        answer = await served.post(ask(model=model))
-        assert answer.status_code == 403 and MODEL in answer.json()["error"]["message"]
+        response = await served.post(ask(model=model))
+        assert response.status_code == 403 and MODEL in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer wrong-token-0000", "Basic abc", "bearer"])
-async def test_wrong_tokens(header: str, serve: Any) -> None:
+async def test_wrong_tokens_are_refused(header: str, serve: Any) -> None:
     served = await serve(script())
-    answer = await served.post(ask(), headers={"authorization": header})
-    assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
-    assert "wrong-token" not in answer.text
+    response = await served.post(ask(), headers={"authorization": header})
+    assert response.status_code == 401 and response.json()["error"]["type"] == "authentication_error"
+    assert "wrong-token" not in response.text
 
 
 async def test_a_closed_run_has_no_access(serve: Any) -> None:
@@ -194,11 +194,11 @@ async def test_a_closed_run_has_no_access(serve: Any) -> None:
         served.relay.close_run(served.account.token)
 
 
-async def test_size(serve: Any) -> None:
+async def test_request_size_limit(serve: Any) -> None:
     served = await serve(script(), max_request_bytes=500)
     assert (await served.post(ask())).status_code == 200
-    answer = await served.post(ask("x" * 500))
-    assert answer.status_code == 413 and "500 bytes" in answer.json()["error"]["message"]
+    response = await served.post(ask("x" * 500))
+    assert response.status_code == 413 and "500 bytes" in response.json()["error"]["message"]
 
     async def pieces() -> Any:  # no content-length
         for _ in range(10):
@@ -207,19 +207,19 @@ async def test_size(serve: Any) -> None:
     assert (await served.client.post("/chat/completions", content=pieces())).status_code == 413
 
 
-async def test_rate(serve: Any) -> None:
+async def test_rate_limit(serve: Any) -> None:
     served = await serve(script(), requests_per_minute=3)
     other = served.relay.open_run("other")
     statuses = [(await served.post(ask())).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
-    answer = await served.post(ask())
-    assert 1 <= int(answer.headers["retry-after"]) <= 61
+    response = await served.post(ask())
+    assert 1 <= int(response.headers["retry-after"]) <= 61
     fresh = await served.post(ask(), headers={"authorization": f"Bearer {other.token}"})
     assert fresh.status_code == 200
 
 
-async def test_requests_at_once(serve: Any) -> None:
-    upstream = Handmade([b"{}"], stream=False)
+async def test_concurrent_request_limit(serve: Any) -> None:
+    upstream = GatedUpstream([b"{}"], stream=False)
     served = await serve(upstream, concurrent_requests=2)
     calls = [asyncio.create_task(served.post(ask())) for _ in range(2)]
     await asyncio.wait_for(asyncio.gather(*(upstream.arrived.acquire() for _ in range(2))), 5)
@@ -230,7 +230,7 @@ async def test_requests_at_once(serve: Any) -> None:
     assert (await served.post(ask())).status_code == 200
 
 
-async def test_a_fault_of_ours_is_a_500_without_details(serve: Any) -> None:
+async def test_internal_error_is_a_500_without_details(serve: Any) -> None:
     class Broken:
         def matches(self, request: ModelRequest) -> bool:
             return True
@@ -239,8 +239,8 @@ async def test_a_fault_of_ours_is_a_500_without_details(serve: Any) -> None:
             raise LookupError("a secret detail")
 
     served = await serve(ScriptUpstream(Broken()))
-    answer = await served.post(ask())
-    assert answer.status_code == 500 and "LookupError" in answer.text and "secret" not in answer.text
+    response = await served.post(ask())
+    assert response.status_code == 500 and "LookupError" in response.text and "secret" not in response.text
 
 
 async def test_closing_does_not_wait_for_a_silent_call() -> None:
@@ -253,36 +253,36 @@ async def test_closing_does_not_wait_for_a_silent_call() -> None:
             request = client.build_request(
                 "POST", account.base_url + "/chat/completions", json=streamed(), headers=headers
             )
-            answer = await client.send(request, stream=True)
+            response = await client.send(request, stream=True)
         with pytest.raises(httpx.TransportError):
-            await answer.aread()
+            await response.aread()
     assert time.monotonic() - start < 15
 
 
-# --- books ---
+# --- usage and cost ---
 
 
-async def test_hanging_up_at_done_is_no_error(serve: Any) -> None:
-    upstream = Handmade([usage_chunk(10, 0, 5), b"data: [DONE]\n\n", b"\n"])
+async def test_disconnect_at_done_is_not_an_error(serve: Any) -> None:
+    upstream = GatedUpstream([usage_chunk(10, 0, 5), b"data: [DONE]\n\n", b"\n"])
     served = await serve(upstream)
     upstream.gates[0].set()
     upstream.gates[1].set()
-    async with served.client.stream("POST", "/chat/completions", json=streamed()) as answer:
-        async for chunk in answer.aiter_raw():
+    async with served.client.stream("POST", "/chat/completions", json=streamed()) as response:
+        async for chunk in response.aiter_raw():
             if b"[DONE]" in chunk:
                 break
     usage = await served.relay.finish_run(served.account.token)
     assert (usage.calls, usage.errors, usage.completion_tokens) == (1, 0, 5)
 
 
-async def test_books_are_the_upstreams_numbers(serve: Any) -> None:
+async def test_usage_is_what_the_upstream_reports(serve: Any) -> None:
     chunks = [
         delta("a"),
         usage_chunk(1000, 640, 50, 20)[:60],
         usage_chunk(1000, 640, 50, 20)[60:],
         b"data: [DONE]\n\n",
     ]
-    upstream = Handmade(chunks)
+    upstream = GatedUpstream(chunks)
     for gate in upstream.gates:
         gate.set()
     served = await serve(upstream, now=lambda: SATURDAY)
@@ -295,7 +295,7 @@ async def test_books_are_the_upstreams_numbers(serve: Any) -> None:
     assert usage.cost_usd == pytest.approx(2 * (640 * 0.022 + 360 * 0.66 + 50 * 1.98) / 1e6)
 
 
-async def test_text_that_looks_like_usage_is_not_booked(serve: Any) -> None:
+async def test_text_that_looks_like_usage_is_not_metered(serve: Any) -> None:
     fake = '"usage": {"prompt_tokens": 1, "completion_tokens": 1}'
     served = await serve(script(turn=[{"content": fake, "chunk_chars": 500}]))
     got = joined(events((await served.post(streamed(fake))).text))
@@ -303,62 +303,80 @@ async def test_text_that_looks_like_usage_is_not_booked(serve: Any) -> None:
     assert served.usage.completion_tokens == got["usage"]["completion_tokens"] > 5
 
 
-async def test_peak_hours_cost_twice(serve: Any) -> None:
+async def test_peak_prices_are_doubled(serve: Any) -> None:
     costs: list[float] = []
-    for hour in (2, 5):  # a Monday, inside and outside of peak hours
+    for hour in (2, 5):  # a Monday, in and out of peak hours
         served = await serve(script(), now=lambda hour=hour: datetime(2026, 1, 5, hour, tzinfo=UTC))
         await served.post(ask())
         costs.append(served.usage.cost_usd)
     assert costs[0] == pytest.approx(2 * costs[1])
 
 
-async def test_missing_usage_is_counted_never_free(serve: Any) -> None:
+async def test_missing_usage_is_estimated(serve: Any) -> None:
     served = await serve(script(turn=[{"content": "word " * 100, "usage": False}]))
     await served.post(ask(stream=True))
     usage = served.usage
     assert usage.estimated and usage.completion_tokens > 90 and usage.prompt_tokens > 3 and usage.cost_usd > 0
 
 
-async def test_402_once_the_limit_is_spent(serve: Any) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [1, {"message": {"content": ["x"], "tool_calls": 5}}], "usage": "none"},
+        {"choices": [{"message": 3}, {"delta": {"tool_calls": [{"function": 4}]}}]},
+        {"choices": {"message": {}}, "usage": {"prompt_tokens_details": 3, "prompt_tokens": 9}},
+        [],
+    ],
+)
+async def test_malformed_response_is_metered(body: Any, serve: Any) -> None:
+    upstream = GatedUpstream([json.dumps(body).encode()], stream=False)
+    upstream.gates[0].set()
+    served = await serve(upstream)
+    assert (await served.post(ask())).json() == body
+    usage = served.usage
+    assert (usage.calls, usage.errors) == (1, 0) and usage.prompt_tokens > 3 and usage.cost_usd > 0
+
+
+async def test_402_once_the_cost_limit_is_reached(serve: Any) -> None:
     served = await serve(script(turn=[{"usage": {"completion_tokens": 10_000}}]), cost_limit_usd=0.01)
     statuses = [(await served.post(ask())).status_code for _ in range(4)]
     assert statuses[0] == 200 and statuses[-1] == 402
-    answer = await served.post(ask())
-    message = answer.json()["error"]["message"]
+    response = await served.post(ask())
+    message = response.json()["error"]["message"]
     assert "Insufficient Balance" in message and "$0.0100" in message
     other = served.relay.open_run("other", cost_limit_usd=0.01)
     assert (await served.post(ask(), headers={"authorization": f"Bearer {other.token}"})).status_code == 200
 
 
-async def test_calls_side_by_side_cannot_spend_the_same_dollar(serve: Any) -> None:
-    class Dear:
-        running = most = 0
+async def test_concurrent_calls_cannot_spend_the_same_dollar(serve: Any) -> None:
+    class Expensive:
+        running = most_running = 0
 
         def matches(self, request: ModelRequest) -> bool:
             return True
 
         async def respond(self, request: ModelRequest) -> Reply:
             self.running += 1
-            self.most = max(self.most, self.running)
+            self.most_running = max(self.most_running, self.running)
             await asyncio.sleep(0.02)
             self.running -= 1
             return Reply(content="x", usage={"completion_tokens": 1_000})
 
-    dear = Dear()
-    one = 1_000 * 1.98e-6  # dollars for the output of a call
-    served = await serve(ScriptUpstream(dear), cost_limit_usd=3.5 * one, now=lambda: SATURDAY)
-    answers = await asyncio.gather(*(served.post(ask(max_tokens=1_000)) for _ in range(20)))
-    taken = sum(a.status_code == 200 for a in answers)
-    assert {a.status_code for a in answers} == {200, 402}
-    assert (taken, dear.most) == (4, 3)  # three at once, then a last one alone
-    assert served.usage.cost_usd <= 4.1 * one
-    # What a call may cost at the most is above what is left: it still goes, alone.
-    small = served.relay.open_run("small", cost_limit_usd=one / 4)
-    answer = await served.post(ask(), headers={"authorization": f"Bearer {small.token}"})
-    assert answer.status_code == 200
+    expensive = Expensive()
+    call_usd = 1_000 * 1.98e-6  # for the output of a call
+    served = await serve(ScriptUpstream(expensive), cost_limit_usd=3.5 * call_usd, now=lambda: SATURDAY)
+    responses = await asyncio.gather(*(served.post(ask(max_tokens=1_000)) for _ in range(20)))
+    n_admitted = sum(a.status_code == 200 for a in responses)
+    assert {a.status_code for a in responses} == {200, 402}
+    assert (n_admitted, expensive.most_running) == (4, 3)  # three at once, then one alone
+    assert served.usage.cost_usd <= 4.1 * call_usd
+    # The maximum cost of a call exceeds the limit. It is admitted if it is the only one.
+    small = served.relay.open_run("small", cost_limit_usd=call_usd / 4)
+    response = await served.post(ask(), headers={"authorization": f"Bearer {small.token}"})
+    assert response.status_code == 200
 
 
-async def test_a_stream_is_cut_when_it_passes_the_limit(serve: Any) -> None:
+async def test_stream_is_cut_at_the_cost_limit(serve: Any) -> None:
     class Endless:
         def matches(self, request: ModelRequest) -> bool:
             return True
@@ -368,8 +386,8 @@ async def test_a_stream_is_cut_when_it_passes_the_limit(serve: Any) -> None:
 
     served = await serve(ScriptUpstream(Endless()), cost_limit_usd=0.002)
     start = time.monotonic()
-    answer = await served.post(streamed())
-    assert "relay_cost_limit" in answer.text and "[DONE]" not in answer.text
+    response = await served.post(streamed())
+    assert "relay_cost_limit" in response.text and "[DONE]" not in response.text
     assert served.usage.cost_usd < 0.01 and time.monotonic() - start < 15
     assert (await served.post(ask())).status_code == 402
 
@@ -378,52 +396,52 @@ async def test_a_stream_is_cut_when_it_passes_the_limit(serve: Any) -> None:
 
 
 class Provider(Upstream):
-    """Stands for DeepSeek behind a second relay, reached over HTTP: says what it was sent."""
+    """Stands for DeepSeek behind a second relay, and records its requests."""
 
     mode = "live"
 
     def __init__(self) -> None:
-        self.seen: list[ModelRequest] = []
+        self.requests: list[ModelRequest] = []
 
     def describe(self) -> str:
         return "provider"
 
     async def send(self, request: ModelRequest) -> UpstreamResponse:
-        self.seen.append(request)
+        self.requests.append(request)
         if request.payload.get("fail"):
             return whole_response(401, JSON_HEADERS, f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode())
         return whole_response(200, JSON_HEADERS, b'{"choices": [], "model": "m"}')
 
 
-async def test_live_puts_the_key_in_and_never_lets_it_out(
+async def test_live_upstream_sends_the_key_and_never_reveals_it(
     serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="runner")
     provider = Provider()
     far = await serve(provider)
-    # The provider's own run token is the real key of the relay in front of it.
+    # The token of the provider's run is the real key of the relay in front of it.
     near = await serve(LiveUpstream(far.account.base_url, far.account.token))
     assert near.relay.mode == "live" and not near.relay.scripted
-    answer = await near.post(ask())
-    assert answer.status_code == 200 and "x-capstan-model" not in answer.headers
-    assert len(provider.seen) == 1 and far.usage.calls == 1
+    response = await near.post(ask())
+    assert response.status_code == 200 and "x-capstan-model" not in response.headers
+    assert len(provider.requests) == 1 and far.usage.calls == 1
     wrong = await serve(LiveUpstream(far.account.base_url, KEY))
-    answer = await wrong.post(ask())
-    assert answer.status_code == 401 and KEY not in answer.text
+    response = await wrong.post(ask())
+    assert response.status_code == 401 and KEY not in response.text
     leak = await serve(LiveUpstream(far.account.base_url, far.account.token))
     assert (await leak.post(ask(fail=True))).status_code == 401
     assert KEY not in near.relay.describe() and KEY not in repr(near.account) and KEY not in caplog.text
     assert near.account.token not in repr(near.account)
 
 
-async def test_live_without_a_server(serve: Any) -> None:
+async def test_live_upstream_without_a_server(serve: Any) -> None:
     served = await serve(LiveUpstream("http://127.0.0.1:9", KEY))
-    answer = await served.post(ask())
-    assert answer.status_code == 502 and KEY not in answer.text
-    assert "no connection to the model" in answer.json()["error"]["message"]
+    response = await served.post(ask())
+    assert response.status_code == 502 and KEY not in response.text
+    assert "no connection to the model" in response.json()["error"]["message"]
 
 
-async def test_live_passes_a_drop_and_retry_after_on(serve: Any) -> None:
+async def test_live_upstream_passes_on_drops_and_retry_after(serve: Any) -> None:
     faults = [{"status": 429, "retry_after": 3}, {"drop_after": 2}]
     far = await serve(script(turn=[{"content": "x" * 100, "faults": faults}]))
     near = await serve(LiveUpstream(far.account.base_url, far.account.token))

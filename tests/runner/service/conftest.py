@@ -1,4 +1,4 @@
-"""One service for the tests that leave no traces for one another."""
+"""A service that is shared by the tests that do not affect each other."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.runner.service.service_helpers import KEY, Service, furnish, running
+from tests.runner.service.service_helpers import KEY, Service, running, write_tasks_and_agents
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """In the sandbox, with the obedient agent and a script for agents that call a model."""
-    folder = furnish(tmp_path_factory.mktemp("service"))
+    """Run a service with the sandbox and the obedient agent."""
+    folder = write_tasks_and_agents(tmp_path_factory.mktemp("service"))
     with running(
         folder,
         "--agent",

@@ -1,4 +1,4 @@
-"""A running service: a process of its own, spoken to over HTTP."""
+"""A service in a process of its own, for tests over HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import httpx
 from tests.runner.job_helpers import write_agent, write_task
 
 ROOT = Path(__file__).parents[3]
-_OURS = (
+_CAPSTAN_VARIABLES = (
     "CAPSTAN_",
     "DEEPSEEK_",
     "LLM_",
@@ -31,11 +31,11 @@ _OURS = (
     "TB2_",
     "AGENTS_",
 )
-# A key of the service's own, for agents that could call a model.
+# The service's own key, for agents that could call a model.
 KEY = {"DEEPSEEK_API_KEY": "sk-the-services-own"}
-# An agent that calls no model, and whose verdict depends on what it is told and given.
+# An agent that calls no model and obeys the words `sleep N` and `touch` in its instruction.
 OBEDIENT = """
-(self.logs_dir / "told.txt").write_text(instruction)
+(self.logs_dir / "instruction.txt").write_text(instruction)
 (self.logs_dir / "extra.txt").write_text(repr(sorted(self.extra.items())))
 words = instruction.split()
 if "sleep" in words:
@@ -48,7 +48,7 @@ return "done"
 
 @dataclass
 class Service:
-    """`folder` is where it runs: tasks in tasks/, agents in agents/, jobs in jobs/."""
+    """A service that runs in `folder`, which has the folders tasks/, agents/ and jobs/."""
 
     folder: Path
     arguments: tuple[str, ...] = ()
@@ -62,12 +62,14 @@ class Service:
         return self.folder / "jobs"
 
     def start(self) -> Service:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        foreign = {
+            name: value for name, value in os.environ.items() if not name.startswith(_CAPSTAN_VARIABLES)
+        }
         command = [sys.executable, "-m", "runner", "serve", "--port", "0", *self.arguments]
         self.process = subprocess.Popen(
             command,
             cwd=self.folder,
-            env={**kept, "PYTHONPATH": str(ROOT), "TB2_DIR": "tasks", **self.variables},
+            env={**foreign, "PYTHONPATH": str(ROOT), "TB2_DIR": "tasks", **self.variables},
             text=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -88,24 +90,24 @@ class Service:
         return self.process is not None and self.process.poll() is not None
 
     def _up(self) -> bool:
-        found = [m[1] for line in list(self.lines) if (m := re.search(r"service: (http://\S+)", line))]
-        if not found:
+        urls = [m[1] for line in list(self.lines) if (m := re.search(r"service: (http://\S+)", line))]
+        if not urls:
             return False
-        self.url = found[-1].replace("0.0.0.0", "127.0.0.1")
+        self.url = urls[-1].replace("0.0.0.0", "127.0.0.1")
         try:
             return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 40.0) -> int:
-        """Signal it; its exit code."""
+        """Send a signal and return the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(seconds)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process."""
         self.stop(signal.SIGKILL)
 
     def client(self, **more: Any) -> httpx.Client:
@@ -116,7 +118,7 @@ class Service:
             return client.post("/api/tasks", json={"params": {"task_id": name}, **body})
 
     def resident_mb(self) -> float:
-        """MiB of memory that the service's process has now."""
+        """Return the resident memory of the process in MiB."""
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         match = re.search(r"VmRSS:\s+(\d+) kB", status)
@@ -126,7 +128,7 @@ class Service:
 
 @contextmanager
 def running(folder: Path, *arguments: str, **variables: str) -> Iterator[Service]:
-    """A service in `folder`, stopped at the end."""
+    """Run a service in `folder` and stop it at the end."""
     service = Service(folder, arguments, variables).start()
     try:
         yield service
@@ -134,26 +136,27 @@ def running(folder: Path, *arguments: str, **variables: str) -> Iterator[Service
         service.stop()
 
 
-def furnish(folder: Path) -> Path:
-    """Tasks and agents for a service that needs no model: `obedient` does what it is told."""
+def write_tasks_and_agents(folder: Path) -> Path:
+    """Write two tasks and the agent `obedient`, which needs no model."""
     write_task(folder / "tasks" / "easy")
     write_task(folder / "tasks" / "named", toml='[task]\nname = "terminal-bench/known-as"\n')
     write_agent(folder / "agents" / "obedient", OBEDIENT)
     return folder
 
 
-def wait_until(condition: Callable[[], object], why: str, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], problem: str, seconds: float = 60.0) -> None:
+    """Wait for a condition. Fails with `problem` after so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, why
+        assert time.monotonic() < deadline, problem
         time.sleep(0.05)
 
 
 def events(text: str) -> list[tuple[int, str, str]]:
-    """Number, type and data of each event of a stream of server-sent events."""
-    found: list[tuple[int, str, str]] = []
+    """Return number, type and data of each server-sent event."""
+    parsed: list[tuple[int, str, str]] = []
     for block in re.split(r"\r?\n\r?\n", text):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != ":")
         if "event" in fields:
-            found.append((int(fields["id"]), fields["event"], fields["data"]))
-    return found
+            parsed.append((int(fields["id"]), fields["event"], fields["data"]))
+    return parsed

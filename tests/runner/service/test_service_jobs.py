@@ -1,4 +1,4 @@
-"""Jobs over HTTP: queued, followed, cancelled, repeated, and with agents that come by upload."""
+"""Jobs over HTTP: queue, events, cancellation, idempotency and uploaded agents."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.runner.service.service_helpers import (
     OBEDIENT,
     Service,
     events,
-    furnish,
     running,
     wait_until,
+    write_tasks_and_agents,
 )
 
 
@@ -30,30 +30,28 @@ def post(service: Service, body: dict[str, Any], **headers: str) -> httpx.Respon
         return client.post("/api/jobs", json=body, headers=headers)
 
 
-def ended(service: Service, job: str) -> dict[str, Any]:
-    """The job once it is over."""
+def wait_for_job(service: Service, job: str) -> dict[str, Any]:
+    """Wait for the end of a job and return it."""
     with service.client() as client:
         client.get(f"/api/jobs/{job}/events")  # ends when the job does
         return client.get(f"/api/jobs/{job}").json()
 
 
-def zipped(tmp_path: Path, body: str = OBEDIENT, **more: str) -> bytes:
-    folder = write_agent(tmp_path / "made", body)
+def zipped_agent(tmp_path: Path, body: str = OBEDIENT) -> bytes:
+    folder = write_agent(tmp_path / "agent", body)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.write(folder / "agent.py", "agent.py")
-        for name, text in more.items():
-            file.writestr(name, text)
     return archive.getvalue()
 
 
-def test_a_job_is_answered_at_once_and_its_results_are_found_by_its_id(service: Service) -> None:
-    answer = post(service, {"tasks": ["easy", "na*"], "attempts": 2, "agent": "oracle"})
-    assert answer.status_code == 202
-    told = answer.json()
-    assert answer.headers["location"] == f"/api/jobs/{told['id']}"
-    assert told["state"] in ("queued", "running") and (told["tasks"], told["attempts"]) == (2, 2)
-    job = ended(service, told["id"])
+def test_job_is_accepted_at_once_and_its_results_are_found_by_id(service: Service) -> None:
+    response = post(service, {"tasks": ["easy", "na*"], "attempts": 2, "agent": "oracle"})
+    assert response.status_code == 202
+    accepted = response.json()
+    assert response.headers["location"] == f"/api/jobs/{accepted['id']}"
+    assert accepted["state"] in ("queued", "running") and (accepted["tasks"], accepted["attempts"]) == (2, 2)
+    job = wait_for_job(service, accepted["id"])
     assert job["state"] == "completed" and job["summary"]["score"] == 1.0 and job["agent"] == "oracle"
     assert [(t["task"], t["attempt"], t["passed"]) for t in job["trials"]] == [
         ("easy", 1, True),
@@ -63,12 +61,12 @@ def test_a_job_is_answered_at_once_and_its_results_are_found_by_its_id(service: 
     ]
     with service.client() as client:
         listed = client.get("/api/jobs", params={"limit": 1}).json()
-        assert [j["id"] for j in listed["jobs"]] == [told["id"]]
+        assert [j["id"] for j in listed["jobs"]] == [accepted["id"]]
         older = client.get("/api/jobs", params={"limit": 500, "before": listed["next"]}).json()
-        assert told["id"] not in [j["id"] for j in older["jobs"]]
+        assert accepted["id"] not in [j["id"] for j in older["jobs"]]
 
 
-def test_events_come_in_order_and_can_be_taken_up_again(service: Service) -> None:
+def test_events_are_in_order_and_can_be_resumed(service: Service) -> None:
     job = post(service, {"tasks": ["easy"], "agent": "nop"}).json()["id"]
     with service.client() as client:
         whole = events(client.get(f"/api/jobs/{job}/events").text)
@@ -109,26 +107,26 @@ def test_a_cancelled_job_stops_its_trials_and_starts_no_more(service: Service) -
             for line in stream.iter_lines():
                 if line == "event: trial_started":
                     break
-        answer = client.delete(f"/api/jobs/{job}")
-        assert answer.status_code == 200 and answer.json()["state"] == "cancelled"
-        trials = answer.json()["trials"]
+        response = client.delete(f"/api/jobs/{job}")
+        assert response.status_code == 200 and response.json()["state"] == "cancelled"
+        trials = response.json()["trials"]
         assert trials and all(trial["status"] == "cancelled" for trial in trials)
         again = client.delete(f"/api/jobs/{job}")
         assert again.json()["state"] == "cancelled" and len(again.json()["trials"]) == len(trials)
         assert client.delete("/api/jobs/no-such").json()["error"]["code"] == "job_unknown"
 
 
-def test_a_repeated_request_with_its_key_is_the_same_job(service: Service) -> None:
+def test_repeated_idempotency_key_returns_the_same_job(service: Service) -> None:
     body = {"tasks": ["easy"], "agent": "oracle"}
     first = post(service, body, **{"Idempotency-Key": "abc"}).json()["id"]
     assert post(service, body, **{"Idempotency-Key": "abc"}).json()["id"] == first
-    assert ended(service, first)["state"] == "completed"
+    assert wait_for_job(service, first)["state"] == "completed"
     assert post(service, body, **{"Idempotency-Key": "abc"}).json()["state"] == "completed"
     other = post(service, {"tasks": ["easy"]}, **{"Idempotency-Key": "abc"})
     assert other.status_code == 422 and other.json()["error"]["code"] == "idempotency_key_reused"
 
 
-def test_the_same_task_asked_for_twice_at_once_with_one_key_is_run_once(service: Service) -> None:
+def test_concurrent_requests_with_one_idempotency_key_run_once(service: Service) -> None:
     body = {"params": {"task_id": "easy", "problem_statement": "sleep 1 touch"}}
 
     async def both() -> list[httpx.Response]:
@@ -143,35 +141,35 @@ def test_the_same_task_asked_for_twice_at_once_with_one_key_is_run_once(service:
     assert one.headers["X-Capstan-Job"] == two.headers["X-Capstan-Job"]
 
 
-def test_a_client_that_hangs_up_finds_its_result_by_id(service: Service) -> None:
+def test_disconnected_client_finds_its_result_by_id(service: Service) -> None:
     body = {"params": {"task_id": "easy", "problem_statement": "sleep 2 touch"}}
     with service.client() as client:
         with pytest.raises(httpx.ReadTimeout):
             client.post("/api/tasks", json=body, timeout=0.5, headers={"Idempotency-Key": "gone"})
         job = client.get("/api/jobs").json()["jobs"][0]["id"]
-        answer = client.get(f"/api/tasks/{job}")
-        assert answer.json()["final_answer"] == "True"
+        response = client.get(f"/api/tasks/{job}")
+        assert response.json()["final_answer"] == "True"
         repeated = client.post("/api/tasks", json=body, headers={"Idempotency-Key": "gone"})
-        assert repeated.json() == answer.json() and repeated.headers["X-Capstan-Job"] == job
+        assert repeated.json() == response.json() and repeated.headers["X-Capstan-Job"] == job
 
 
-def test_the_trajectory_of_a_trial_is_given_as_it_was_written(service: Service) -> None:
+def test_trajectory_is_returned_as_written(service: Service) -> None:
     written = '{"schema_version": "ATIF-v1.8", "steps": []}'
     write_agent(
         service.folder / "agents" / "writer",
         f'(self.logs_dir / "trajectory.json").write_text({written!r}); return "ok"',
     )
     job = post(service, {"tasks": ["easy"], "agent": "writer"}).json()["id"]
-    trial = ended(service, job)["trials"][0]["trial"]
+    trial = wait_for_job(service, job)["trials"][0]["trial"]
     with service.client() as client:
-        answer = client.get(f"/api/jobs/{job}/trials/{trial}/trajectory")
-        assert answer.text == written and answer.headers["content-type"] == "application/json"
+        response = client.get(f"/api/jobs/{job}/trials/{trial}/trajectory")
+        assert response.text == written and response.headers["content-type"] == "application/json"
         for wrong in ("nothing", "..", "%2e%2e", f"..%2f{job}%2f{trial}", "%00"):
             refused = client.get(f"/api/jobs/{job}/trials/{wrong}/trajectory")
             assert refused.status_code == 404, wrong
 
 
-def test_a_link_that_an_agent_left_leads_nowhere(service: Service) -> None:
+def test_link_in_place_of_the_trajectory_is_not_followed(service: Service) -> None:
     secret = service.folder / "secret.json"
     secret.write_text('{"secret": 1}')
     write_agent(
@@ -179,27 +177,25 @@ def test_a_link_that_an_agent_left_leads_nowhere(service: Service) -> None:
         f'(self.logs_dir / "trajectory.json").symlink_to({str(secret)!r}); return "ok"',
     )
     job = post(service, {"tasks": ["easy"], "agent": "linker"}).json()["id"]
-    trial = ended(service, job)["trials"][0]["trial"]
+    trial = wait_for_job(service, job)["trials"][0]["trial"]
     with service.client() as client:
         assert client.get(f"/api/jobs/{job}/trials/{trial}/trajectory").status_code == 404
 
 
-def test_an_agent_comes_by_upload_and_can_be_named_by_its_digest_later(
-    service: Service, tmp_path: Path
-) -> None:
-    archive = zipped(tmp_path)
+def test_uploaded_agent_can_be_named_by_its_digest(service: Service, tmp_path: Path) -> None:
+    archive = zipped_agent(tmp_path)
     with service.client() as client:
-        answer = client.post(
+        response = client.post(
             "/api/jobs",
             data={"job": json.dumps({"tasks": ["easy"]})},
             files={"agent": ("agent.zip", archive, "application/zip")},
         )
-        assert answer.status_code == 202, answer.text
-        job = ended(service, answer.json()["id"])
+        assert response.status_code == 202, response.text
+        job = wait_for_job(service, response.json()["id"])
         assert job["state"] == "completed" and job["trials"][0]["status"] == "completed"
-    (kept,) = (service.jobs / ".service" / "agents").glob("*.zip")
-    named = post(service, {"tasks": ["easy"], "agent": f"sha256:{kept.stem}"})
-    assert ended(service, named.json()["id"])["state"] == "completed"
+    (uploaded,) = (service.jobs / ".service" / "agents").glob("*.zip")
+    named = post(service, {"tasks": ["easy"], "agent": f"sha256:{uploaded.stem}"})
+    assert wait_for_job(service, named.json()["id"])["state"] == "completed"
 
 
 @pytest.mark.parametrize(
@@ -210,31 +206,27 @@ def test_an_agent_comes_by_upload_and_can_be_named_by_its_digest_later(
         (b"x" * (2**20 + 1), 413, "zip_too_large"),
     ],
 )
-def test_an_upload_is_checked_as_a_submission_is(
-    service: Service, archive: bytes, status: int, code: str
-) -> None:
+def test_invalid_upload_is_refused(service: Service, archive: bytes, status: int, code: str) -> None:
     with service.client() as client:
-        answer = client.post("/api/jobs", data={"job": "{}"}, files={"agent": ("a.zip", archive)})
-    assert answer.status_code == status and answer.json()["error"]["code"] == code
+        response = client.post("/api/jobs", data={"job": "{}"}, files={"agent": ("a.zip", archive)})
+    assert response.status_code == status and response.json()["error"]["code"] == code
     assert not list((service.jobs / ".service").glob("agents/*.part"))
 
 
-def test_an_upload_that_reads_the_tests_is_told_which_rule_it_breaks(
-    service: Service, tmp_path: Path
-) -> None:
-    archive = zipped(tmp_path, 'open("/app/tests/test_outputs.py").read(); return "ok"')
+def test_upload_that_breaks_a_static_rule_gets_the_finding(service: Service, tmp_path: Path) -> None:
+    archive = zipped_agent(tmp_path, 'open("/app/tests/test_outputs.py").read(); return "ok"')
     with service.client() as client:
-        answer = client.post("/api/jobs", files={"agent": ("a.zip", archive)})
-    assert answer.status_code == 422
-    assert answer.json()["error"]["findings"] and "refuse" in answer.json()["error"]["message"]
+        response = client.post("/api/jobs", files={"agent": ("a.zip", archive)})
+    assert response.status_code == 422
+    assert response.json()["error"]["findings"] and "refuse" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
     "name", ["../jobs", "/etc", "nobody", "", ".", "a\x00b", "x" * 400, "sha256:" + "0" * 64]
 )
-def test_an_agent_lies_in_its_folder_and_nowhere_else(service: Service, name: str) -> None:
-    answer = post(service, {"tasks": ["easy"], "agent": name})
-    assert answer.status_code == 404 and answer.json()["error"]["code"] == "agent_unknown"
+def test_agent_names_cannot_leave_the_folder(service: Service, name: str) -> None:
+    response = post(service, {"tasks": ["easy"], "agent": name})
+    assert response.status_code == 404 and response.json()["error"]["code"] == "agent_unknown"
 
 
 @pytest.mark.parametrize(
@@ -248,25 +240,27 @@ def test_an_agent_lies_in_its_folder_and_nowhere_else(service: Service, name: st
         ({"tasks": ["nothing-like-*"]}, "nothing-like-*"),
     ],
 )
-def test_a_wrong_job_says_what_is_wrong_with_it(service: Service, body: dict[str, Any], words: str) -> None:
-    answer = post(service, body)
-    assert answer.status_code in (404, 422) and words in answer.json()["error"]["message"]
+def test_invalid_job_names_the_field(service: Service, body: dict[str, Any], words: str) -> None:
+    response = post(service, body)
+    assert response.status_code in (404, 422) and words in response.json()["error"]["message"]
 
 
-def test_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
-    furnish(tmp_path)
+def test_full_queue_sends_retry_after(tmp_path: Path) -> None:
+    write_tasks_and_agents(tmp_path)
     variables = {"QUEUE_LIMIT": "1", "THREAD_POOL_MAX_WORKERS": "1", **KEY}
     with running(tmp_path, "--agent", "agents/obedient", "--env", "sandbox", **variables) as service:
         write_agent(tmp_path / "agents" / "sleepy", 'await environment.exec("sleep 20"); return "ok"')
         body = {"tasks": ["easy"], "agent": "sleepy"}
-        kept = [post(service, body, **{"Idempotency-Key": str(i)}) for i in range(2)]
-        assert [answer.status_code for answer in kept] == [202, 202]
-        assert kept[1].json()["state"] == "queued" and kept[1].json()["place"] == 0
+        accepted = [post(service, body, **{"Idempotency-Key": str(i)}) for i in range(2)]
+        assert [response.status_code for response in accepted] == [202, 202]
+        assert accepted[1].json()["state"] == "queued" and accepted[1].json()["place"] == 0
         full = post(service, body)
         assert full.status_code == 429 and int(full.headers["retry-after"]) > 0
         assert full.json()["error"]["code"] == "queue_full"
-        assert post(service, body, **{"Idempotency-Key": "1"}).status_code == 202  # it has its place already
+        assert (
+            post(service, body, **{"Idempotency-Key": "1"}).status_code == 202
+        )  # it is in the queue already
         with service.client() as client:
-            for answer in reversed(kept):
-                assert client.delete(answer.headers["location"]).json()["state"] == "cancelled"
+            for response in reversed(accepted):
+                assert client.delete(response.headers["location"]).json()["state"] == "cancelled"
         assert post(service, {"tasks": ["easy"], "agent": "nop"}).status_code == 202

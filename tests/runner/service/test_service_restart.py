@@ -1,4 +1,4 @@
-"""A service that is killed, or stopped, and what becomes of what it had in hand."""
+"""A service that is killed or stopped continues its jobs after a restart."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ import pytest
 from runner.relay import Relay
 from runner.scripted import ScriptUpstream
 from tests.runner.job_helpers import write_agent
-from tests.runner.service.service_helpers import KEY, ROOT, Service, events, furnish, running, wait_until
+from tests.runner.service.service_helpers import (
+    KEY,
+    ROOT,
+    Service,
+    events,
+    running,
+    wait_until,
+    write_tasks_and_agents,
+)
 
-# Leaves a mark outside of the task, so that a test can count how often it ran.
+# Writes a line outside of the task, so that a test can count its runs.
 COUNTED = """
 with open({path!r}, "a") as file:
     file.write(self.logs_dir.parent.name + "\\n")
@@ -29,7 +37,7 @@ return "done"
 
 def folder_with_counter(tmp_path: Path) -> tuple[Path, Path]:
     counter = tmp_path / "counter"
-    furnish(tmp_path)
+    write_tasks_and_agents(tmp_path)
     write_agent(tmp_path / "agents" / "counted", COUNTED.format(path=str(counter)))
     return tmp_path, counter
 
@@ -41,7 +49,7 @@ def history(service: Service, job: str) -> list[tuple[str, dict[str, Any]]]:
         ]
 
 
-def test_a_killed_service_goes_on_with_what_was_running_and_queued(tmp_path: Path) -> None:
+def test_killed_service_continues_running_and_queued_jobs(tmp_path: Path) -> None:
     folder, counter = folder_with_counter(tmp_path)
     arguments = ("--agent", "agents/counted", "--env", "sandbox")
     variables = {"THREAD_POOL_MAX_WORKERS": "1", **KEY}
@@ -53,14 +61,14 @@ def test_a_killed_service_goes_on_with_what_was_running_and_queued(tmp_path: Pat
         wait_until(lambda: counter.read_text().count("\n") >= 2, "no second trial began")
         service.kill()
     with running(folder, *arguments, **variables) as service, service.client() as client:
-        stories = [history(service, job) for job in jobs]
+        histories = [history(service, job) for job in jobs]
         results = [client.get(f"/api/jobs/{job}").json() for job in jobs]
     assert [result["state"] for result in results] == ["completed", "completed"]
     assert [result["summary"]["score"] for result in results] == [1.0, 1.0]
     assert all(len(result["trials"]) == 3 for result in results)
-    (again,) = [data for kind, data in stories[0] if kind == "restarted"]
+    (again,) = [data for kind, data in histories[0] if kind == "restarted"]
     assert len(again["kept"]) >= 1 and len(again["started_over"]) == 1
-    assert tuple(kind for kind, _ in stories[1] if kind in ("queued", "restarted"))[::-1] == (
+    assert tuple(kind for kind, _ in histories[1] if kind in ("queued", "restarted"))[::-1] == (
         "restarted",
         "queued",
     )
@@ -70,28 +78,28 @@ def test_a_killed_service_goes_on_with_what_was_running_and_queued(tmp_path: Pat
     assert "bwrap" not in left
 
 
-def test_a_stopped_service_tells_who_waits_and_goes_on_later(tmp_path: Path) -> None:
+def test_stopped_service_answers_waiting_clients_and_continues_later(tmp_path: Path) -> None:
     folder, _ = folder_with_counter(tmp_path)
     arguments = ("--agent", "agents/obedient", "--env", "sandbox")
     body = {"params": {"task_id": "easy", "problem_statement": "sleep 3 touch"}}
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     with running(folder, *arguments, **KEY) as service:
         client = service.client(headers={"Idempotency-Key": "mine"})
-        thread = threading.Thread(target=lambda: answers.append(client.post("/api/tasks", json=body)))
+        thread = threading.Thread(target=lambda: responses.append(client.post("/api/tasks", json=body)))
         thread.start()
-        wait_until(lambda: list(service.jobs.glob("*/*/agent/told.txt")), "the agent never began")
+        wait_until(lambda: list(service.jobs.glob("*/*/agent/instruction.txt")), "the agent never began")
         assert service.stop(signal.SIGTERM) == 0
         thread.join()
-    (told,) = answers
-    assert told.status_code == 503 and told.headers["retry-after"] and told.headers["X-Capstan-Job"]
-    assert told.json()["error"]["code"] == "service_stopping"
+    (stopped,) = responses
+    assert stopped.status_code == 503 and stopped.headers["retry-after"] and stopped.headers["X-Capstan-Job"]
+    assert stopped.json()["error"]["code"] == "service_stopping"
     with running(folder, *arguments, **KEY) as service, service.client() as client:
         again = client.post("/api/tasks", json=body, headers={"Idempotency-Key": "mine"})
     assert again.json()["final_answer"] == "True"
-    assert again.headers["X-Capstan-Job"] == told.headers["X-Capstan-Job"]
+    assert again.headers["X-Capstan-Job"] == stopped.headers["X-Capstan-Job"]
 
 
-async def test_a_request_with_a_key_of_its_own_waits_for_it_after_a_kill(tmp_path: Path) -> None:
+async def test_job_with_its_own_key_waits_for_it_after_a_kill(tmp_path: Path) -> None:
     arguments = ("--env", "sandbox", "--tasks", str(ROOT / "examples" / "tasks"))
     variables = {"LLM_URL_LOOPBACK": "true"}
     async with Relay(ScriptUpstream(ROOT / "examples" / "scripts")) as relay:
@@ -127,8 +135,8 @@ async def test_a_request_with_a_key_of_its_own_waits_for_it_after_a_kill(tmp_pat
     assert repeated.headers["X-Capstan-Job"] == job
 
 
-def test_a_folder_of_jobs_has_one_service(tmp_path: Path) -> None:
-    furnish(tmp_path)
+def test_second_service_in_a_folder_is_refused(tmp_path: Path) -> None:
+    write_tasks_and_agents(tmp_path)
     with running(tmp_path, "--agent", "nop", "--env", "sandbox"):
         second = Service(tmp_path, ("--agent", "nop", "--env", "sandbox"))
         with pytest.raises(AssertionError, match="another service works here"):
@@ -136,19 +144,19 @@ def test_a_folder_of_jobs_has_one_service(tmp_path: Path) -> None:
         assert second.stop() != 0
 
 
-def test_a_queue_that_is_none_is_one_line(tmp_path: Path) -> None:
-    furnish(tmp_path)
+def test_invalid_queue_file_prints_one_line(tmp_path: Path) -> None:
+    write_tasks_and_agents(tmp_path)
     (tmp_path / "jobs" / ".service").mkdir(parents=True)
     (tmp_path / "jobs" / ".service" / "queue.sqlite3").write_text("no database, " * 100)
     service = Service(tmp_path, ("--agent", "nop"))
-    with pytest.raises(AssertionError, match="no queue of this service"):
+    with pytest.raises(AssertionError, match="not a queue of this service"):
         service.start()
     assert service.stop() == 1 and len(service.lines) == 1
 
 
 @pytest.mark.timeout(300)
 def test_fifty_tasks_posted_at_once_are_all_answered(tmp_path: Path) -> None:
-    furnish(tmp_path)
+    write_tasks_and_agents(tmp_path)
 
     async def all_at_once(url: str) -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=None)
@@ -161,10 +169,10 @@ def test_fifty_tasks_posted_at_once_are_all_answered(tmp_path: Path) -> None:
 
     with running(tmp_path, "--agent", "agents/obedient", "--env", "sandbox", **KEY) as service:
         before = service.resident_mb()
-        answers = asyncio.run(all_at_once(service.url))
+        responses = asyncio.run(all_at_once(service.url))
         grown = service.resident_mb() - before
-    assert [answer.status_code for answer in answers] == [200] * 50
-    assert [answer.json()["final_answer"] for answer in answers] == ["False", "True"] * 25
-    assert len({answer.headers["X-Capstan-Job"] for answer in answers}) == 50
+    assert [response.status_code for response in responses] == [200] * 50
+    assert [response.json()["final_answer"] for response in responses] == ["False", "True"] * 25
+    assert len({response.headers["X-Capstan-Job"] for response in responses}) == 50
     assert len(list(service.jobs.glob("*/*/result.json"))) == 50
     assert grown < 150, f"{grown:.0f} MiB more than before"

@@ -1,4 +1,4 @@
-"""Where a request's own model address may lead."""
+"""The checks of a model address in a request."""
 
 from __future__ import annotations
 
@@ -63,28 +63,28 @@ def settings(**values: Any) -> ServiceSettings:
         "http://255.255.255.255",
     ],
 )
-def test_what_leads_inside_is_refused(url: str) -> None:
+def test_internal_addresses_are_refused(url: str) -> None:
     with pytest.raises(UrlRefused, match=r"llm_config\.url"):
         check_url(url, settings())
 
 
-def test_the_public_api_is_allowed_and_tidied() -> None:
+def test_public_api_is_allowed_and_normalised() -> None:
     assert (
         check_url(" https://api.deepseek.com/v1/chat/completions/ ", settings())
         == "https://api.deepseek.com/v1"
     )
 
 
-def test_loopback_is_allowed_by_a_setting_and_nothing_else_with_it() -> None:
-    loose = settings(llm_url_loopback=True)
-    assert check_url("http://127.0.0.1:8000/v1", loose) == "http://127.0.0.1:8000/v1"
-    assert check_url("http://localhost:8000", loose) == "http://localhost:8000"
+def test_loopback_setting_allows_loopback_only() -> None:
+    with_loopback = settings(llm_url_loopback=True)
+    assert check_url("http://127.0.0.1:8000/v1", with_loopback) == "http://127.0.0.1:8000/v1"
+    assert check_url("http://localhost:8000", with_loopback) == "http://localhost:8000"
     for url in ("http://10.0.0.1", "file:///etc/passwd", "http://169.254.169.254"):
         with pytest.raises(UrlRefused):
-            check_url(url, loose)
+            check_url(url, with_loopback)
 
 
-def test_a_list_of_hosts_bounds_the_rest() -> None:
+def test_allow_list_of_hosts() -> None:
     listed = settings(llm_url_allow="api.deepseek.com, *.models.example")
     assert check_url("https://API.deepseek.com", listed)
     assert check_url("https://eu.models.example/v1", listed)
@@ -98,7 +98,7 @@ def test_a_list_of_hosts_bounds_the_rest() -> None:
 
 
 @given(st.ip_addresses())
-def test_an_address_is_allowed_exactly_where_it_is_global(
+def test_only_global_addresses_are_allowed(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     shown = f"[{address}]" if address.version == 6 else str(address)
@@ -110,7 +110,7 @@ def test_an_address_is_allowed_exactly_where_it_is_global(
 
 
 @given(st.text(max_size=60))
-def test_no_text_is_anything_but_an_address_or_a_refusal(text: str) -> None:
+def test_any_text_is_an_address_or_refused(text: str) -> None:
     try:
         assert check_url(text, settings()).lower().startswith(("http://", "https://"))
     except UrlRefused as error:
@@ -118,7 +118,7 @@ def test_no_text_is_anything_but_an_address_or_a_refusal(text: str) -> None:
 
 
 class Resolver:
-    """Names as the internet's resolver gives them, where there is none; only the lookup is replaced."""
+    """Replaces name resolution, because tests have no internet. Connections are real."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
         self.lookups: list[str] = []
@@ -134,21 +134,21 @@ class Resolver:
 
 @asynccontextmanager
 async def provider() -> AsyncIterator[tuple[int, list[bytes]]]:
-    """A server on loopback that remembers what it was sent."""
-    seen: list[bytes] = []
+    """Run a server on loopback that records its requests."""
+    requests: list[bytes] = []
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(await reader.readuntil(b"\r\n\r\n"))
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
     async with server:
-        yield server.sockets[0].getsockname()[1], seen
+        yield server.sockets[0].getsockname()[1], requests
 
 
-async def test_a_name_that_turns_to_the_inside_is_caught_when_it_is_called(
+async def test_name_that_resolves_to_an_internal_address_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Resolver(
@@ -160,19 +160,19 @@ async def test_a_name_that_turns_to_the_inside_is_caught_when_it_is_called(
                 await client.get(f"http://{host}/")
 
 
-async def test_a_call_goes_to_the_address_that_was_checked_under_its_own_name(
+async def test_call_connects_to_the_checked_address_with_its_host_header(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with provider() as (port, seen):
+    async with provider() as (port, requests):
         resolver = Resolver(monkeypatch, {"api.models.example": ["127.0.0.1"]})
         transport = GuardedTransport(settings(llm_url_loopback=True))
         async with httpx.AsyncClient(transport=transport) as client:
-            answer = await client.get(f"http://api.models.example:{port}/v1")
-    assert answer.text == "ok" and resolver.lookups == ["api.models.example"]
-    assert f"Host: api.models.example:{port}\r\n".encode() in seen[0]
+            response = await client.get(f"http://api.models.example:{port}/v1")
+    assert response.text == "ok" and resolver.lookups == ["api.models.example"]
+    assert f"Host: api.models.example:{port}\r\n".encode() in requests[0]
 
 
-async def test_the_certificate_is_checked_against_the_name_and_not_the_address(
+async def test_certificate_is_checked_against_the_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     names: list[str | None] = []
@@ -183,6 +183,6 @@ async def test_the_certificate_is_checked_against_the_name_and_not_the_address(
         port = server.sockets[0].getsockname()[1]
         Resolver(monkeypatch, {"api.models.example": ["127.0.0.1"]})
         async with httpx.AsyncClient(transport=GuardedTransport(settings(llm_url_loopback=True))) as client:
-            with pytest.raises(httpx.ConnectError):  # it has no certificate at all; the name was sent before
+            with pytest.raises(httpx.ConnectError):  # no certificate, but the name was sent
                 await client.get(f"https://api.models.example:{port}/")
     assert names == ["api.models.example"]

@@ -1,4 +1,4 @@
-"""Who may speak to the service, and how much: checked before anything reads a request."""
+"""Access control: checks token, host, origin and size before a request is read."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ from runner.web.errors import ServiceError
 from runner.web.listen import is_loopback
 
 OPEN_PATHS = ("/health",)
-# A job's description, an agent's ZIP, and the words around both.
+# Enough for a job's description, an agent's ZIP and the form around them.
 MAX_BODY_BYTES = 4 * 2**20
 assert MAX_BODY_BYTES > MAX_ZIP_BYTES
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-class Guard:
-    """Refuses requests of strangers: without the token, from another site's pages, or under a false host.
+class AccessMiddleware:
+    """Refuses requests without the token, from another site's pages, or for another host name.
 
-    A page of another site that a person has open can send requests to 127.0.0.1; a name that its owner makes
-    point to 127.0.0.1 lets it read the answers, too. The first shows in its Origin, the second in its Host.
+    A page of another site that is open in a browser can send requests to 127.0.0.1. They are
+    recognised by their Origin. If such a site points a name of its own at 127.0.0.1, it can read
+    the responses as well. Those requests are recognised by their Host.
+
+    Args:
+        host: The address that the server is bound to.
+        token: The token that every path except /health requires.
     """
 
     def __init__(self, app: ASGIApp, *, host: str, token: SecretStr | None = None) -> None:
-        """`host` is what the server is bound to; `token` is what every path but /health wants."""
         self._app = app
         self._token = None if token is None else token.get_secret_value().encode()
         self._local = is_loopback(host)
@@ -43,19 +47,19 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self._check(scope["method"], scope["path"], headers)
-            limited = _Limited(receive, headers)
+            body = _LimitedBody(receive, headers)
         except ServiceError as error:
             await error.response()(scope, receive, send)
             return
 
-        async def answer(message: Message) -> None:
-            # What reads bodies tells its own story of one that broke off; this is the true one.
-            if not limited.exceeded:
+        async def send_unless_exceeded(message: Message) -> None:
+            # The application reports a body that broke off. The reason was its size.
+            if not body.exceeded:
                 await send(message)
             elif message["type"] == "http.response.start":
                 await _too_large().response()(scope, receive, send)
 
-        await self._app(scope, limited, answer)
+        await self._app(scope, body, send_unless_exceeded)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
         if self._token is not None:
@@ -74,14 +78,14 @@ class Guard:
                 "host_refused",
                 "this server has no token, so it answers on 127.0.0.1 and localhost alone",
             )
-        if method not in _SAFE_METHODS and _from_elsewhere(headers):
+        if method not in _SAFE_METHODS and _is_cross_site(headers):
             raise ServiceError(403, "origin_refused", "pages of other sites may not send requests here")
 
     def _knows_token(self, authorization: str) -> bool:
         assert self._token is not None
         scheme, _, value = authorization.partition(" ")
         given = value.strip().encode("utf-8", "surrogateescape")
-        if scheme.lower() == "basic":  # how a browser asks a person
+        if scheme.lower() == "basic":  # a browser asks for a name and a password
             try:
                 given = base64.b64decode(given, validate=True).partition(b":")[2]
             except binascii.Error:
@@ -91,15 +95,15 @@ class Guard:
         return secrets.compare_digest(given, self._token)
 
 
-class _Limited:
-    """Ends a body that is longer than it may be, whatever its header claims."""
+class _LimitedBody:
+    """Receives a request and refuses a body that is too long, whatever its header says."""
 
     def __init__(self, receive: Receive, headers: Headers) -> None:
         self._receive = receive
         self._left = MAX_BODY_BYTES
         self.exceeded = False
-        claimed = headers.get("content-length", "")
-        if claimed.isdigit() and int(claimed) > MAX_BODY_BYTES:
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
             raise _too_large()
 
     async def __call__(self) -> Message:
@@ -123,7 +127,7 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _from_elsewhere(headers: Headers) -> bool:
+def _is_cross_site(headers: Headers) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") in ("cross-site", "same-site")

@@ -1,0 +1,4 @@
+class DeepSeekTokenizer:
+    def encode(self, text: str) -> list[int]: ...
+
+ds_token: DeepSeekTokenizer
