@@ -27,8 +27,8 @@ import docker
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from runner.environments import EnvironmentSpec  # noqa: E402
-from runner.environments.docker import DockerEnvironment, DockerSettings, ensure_image, shared_engine  # noqa: E402
+from runner.environments import DockerSettings, EnvironmentSpec  # noqa: E402
+from runner.environments.docker import DockerEnvironment, ensure_image, shared_engine  # noqa: E402
 from runner.tasks import load_task  # noqa: E402
 from runner.trials.environment import environment_spec  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Checks for JSON from outside: a value is `object` until one of these has narrowed it."""
+"""Checks for values from JSON and TOML: a value is `object` until one of these has narrowed it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeGuard
 JsonObject = Mapping[str, object]
 
 
-def is_object(value: object) -> TypeGuard[JsonObject]:
-    """Return whether a JSON value is an object."""
+def is_object(value: object) -> TypeGuard[dict[str, object]]:
+    """Return whether a value is a JSON object or a TOML table, whose keys are always strings."""
     return isinstance(value, dict)
 
 
 def is_list(value: object) -> TypeGuard[list[object]]:
-    """Return whether a JSON value is a list."""
+    """Return whether a value is a list."""
     return isinstance(value, list)
 
 

@@ -21,7 +21,7 @@ from runner.agents.package import AgentPackage
 from runner.agents.requirements import RequirementsError, prepare_interpreter
 from runner.environments import EnvironmentFailure, EnvironmentSpec
 from runner.environments.sandbox import SandboxEnvironment
-from runner.narrowing import is_dict, is_list
+from runner.json_values import is_list, is_object
 from runner.relay import ModelRequest, Relay
 from runner.results import Reason
 from runner.scripted import Reply, ReplyCall, ScriptUpstream
@@ -243,8 +243,8 @@ def _command_call(tools: object) -> ReplyCall | None:
 
 def _child(value: object, key: str) -> dict[str, object]:
     """Return the JSON object under a key, or an empty one."""
-    child = value.get(key) if is_dict(value) else None
-    return child if is_dict(child) else {}
+    child = value.get(key) if is_object(value) else None
+    return child if is_object(child) else {}
 
 
 _SAMPLES: Mapping[str, object] = {"integer": 1, "number": 1, "boolean": False, "array": ()}

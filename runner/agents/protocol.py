@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from runner.narrowing import is_dict
+from runner.json_values import is_object
 from runner.results import AgentContext
 
 __all__ = [
@@ -125,7 +125,7 @@ def read_context(values: Mapping[str, object]) -> AgentContext:
         n_cache_tokens=_tokens(values.get("n_cache_tokens")),
         n_output_tokens=_tokens(values.get("n_output_tokens")),
         cost_usd=_cost(values.get("cost_usd")),
-        metadata=metadata if is_dict(metadata) and metadata else None,
+        metadata=metadata if is_object(metadata) and metadata else None,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import SecretStr, ValidationError
 
 from runner.config.model import API_KEY_VARIABLE, RunConfig, Secrets
-from runner.narrowing import is_list
+from runner.json_values import is_list
 
 CONFIG_FILE = "capstan.toml"
 CONFIG_VARIABLE = "CAPSTAN_CONFIG"

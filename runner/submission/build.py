@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.narrowing import is_dict, is_list
+from runner.json_values import is_list, is_object
 
 # The earliest date in the format. Real dates would change the bytes, and so the identity.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
@@ -138,7 +138,7 @@ def _read_project(data: bytes) -> dict[str, str | list[str]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BuildError(f"pyproject.toml: {error}") from None
     project: dict[str, str | list[str]] = {}
-    for key, value in table.items() if is_dict(table) else ():
+    for key, value in table.items() if is_object(table) else ():
         if key == "dependencies" and is_list(value):
             project[key] = [_bounded(line) for line in value]
         elif key in PROJECT_KEYS:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from runner.config import SECRET_VARIABLES
-from runner.narrowing import is_dict
+from runner.json_values import is_object
 
 __all__ = [
     "AgentSection",
@@ -133,7 +133,7 @@ def _user(value: object) -> object:
 
 
 def _variables(value: object) -> object:
-    if is_dict(value):
+    if is_object(value):
         for name in value:
             if not name or "=" in name or "\0" in name:
                 raise ValueError(f"{name!r} is not a variable name")
@@ -291,7 +291,7 @@ class EnvironmentSection(_Section):
     @classmethod
     def _old_sizes(cls, data: object) -> object:
         """Read `memory = "2G"` and `storage = "10G"`. A new name with another size is refused."""
-        if not is_dict(data):
+        if not is_object(data):
             return data
         known = dict(data)
         for old, new in (("memory", "memory_mb"), ("storage", "storage_mb")):
@@ -402,7 +402,7 @@ class TaskConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _old_version(cls, data: object) -> object:
-        if is_dict(data) and "version" in data:
+        if is_object(data) and "version" in data:
             known = dict(data)
             known.setdefault("schema_version", known.pop("version"))
             return known

@@ -13,7 +13,7 @@ from typing import Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from runner.narrowing import is_dict, is_list
+from runner.json_values import is_list, is_object
 from runner.tasks.config import TaskConfig, TaskError, one_line
 
 __all__ = ["parse_config", "read_text"]
@@ -160,7 +160,7 @@ def _look_up(data: object, keys: _Keys) -> object:
     for key in keys:
         if isinstance(data, str):  # an artifact given as a bare path
             return data
-        if is_dict(data) and isinstance(key, str):
+        if is_object(data) and isinstance(key, str):
             data = data.get(key)
         elif is_list(data) and isinstance(key, int) and key < len(data):
             data = data[key]
@@ -179,7 +179,7 @@ def _show(value: object) -> str:
 
 def _unknown_keys(model: type[BaseModel], data: object, table: tuple[int | str, ...] = ()) -> Iterator[str]:
     """Yield one line for each key of `data` that the model lacks, with the nearest known name."""
-    if not is_dict(data):
+    if not is_object(data):
         return
     known = (*model.model_fields, *_OLD_NAMES.get(model.__name__, ()))
     for key, value in data.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from runner.narrowing import is_dict
+from runner.json_values import is_object
 from runner.results import Reason
 
 REWARD_JSON = "reward.json"
@@ -83,7 +83,7 @@ def parse_json(text: str) -> Rewards:
         data: object = json.loads(text)
     except (ValueError, RecursionError):
         _invalid(REWARD_JSON, f"is not JSON: {_shorten(text)}")
-    if not is_dict(data) or not data:
+    if not is_object(data) or not data:
         _invalid(REWARD_JSON, f"must be an object of numbers, got {_shorten(text)}")
     values: dict[str, float] = {}
     for name, value in data.items():
