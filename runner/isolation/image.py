@@ -32,6 +32,7 @@ _INDEX_VARIABLE = "PIP_INDEX_URL"
 _HERE = Path(__file__).resolve().parent
 _RUNNER = _HERE.parent
 _LOCK = _RUNNER.parent / "locks" / "runner.txt"
+_PROFILES = "src/config/models.toml"  # the one file of the agent that the runner reads
 _SKIPPED = frozenset({"__pycache__"})
 
 
@@ -48,6 +49,7 @@ class BuildInputs:
         if not _LOCK.is_file():
             raise JobError(f"{_LOCK} is missing: the isolated runner's image is built from a checkout")
         files = {"Dockerfile": (_HERE / "Dockerfile").read_bytes(), "runner.txt": _LOCK.read_bytes()}
+        files[_PROFILES] = (_RUNNER.parent / _PROFILES).read_bytes()
         for path in sorted(_RUNNER.rglob("*")):
             inner = path.relative_to(_RUNNER)
             if path.is_file() and not _SKIPPED.intersection(inner.parts):

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from runner.relay.accounts import Accounts, RunBudget
 from runner.relay.meter import CallUsage, UsageMeter
-from runner.relay.prices import PriceTable
+from runner.relay.profiles import profile_for
 from runner.relay.tokens import TokenCounts
 from runner.relay.upstream import Upstream
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse, parse_payload
@@ -49,14 +49,12 @@ class RelayApp:
         *,
         allowed_models: Sequence[str] | None,
         max_request_bytes: int,
-        prices: PriceTable,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._upstream = upstream
         self._accounts = accounts
         self._allowed_models = allowed_models
         self._max_request_bytes = max_request_bytes
-        self._prices = prices
         self._now = now
         self._counts = TokenCounts()
         self._label = model_label(upstream)
@@ -174,8 +172,7 @@ class RelayApp:
             await budget.settle(number, usage, cost, model, failed=failed)
 
     def _cost(self, model: str, usage: CallUsage) -> float:
-        return self._prices.cost(
-            model,
+        return profile_for(model).cost(
             hit=usage.cache_hit_tokens,
             miss=usage.cache_miss_tokens,
             output=usage.completion_tokens,
@@ -183,15 +180,15 @@ class RelayApp:
         )
 
     def _minimum_cost(self, request: ModelRequest, *, hit: int = 0, output: int = 0) -> float:
-        return self._prices.cost(request.model, hit=hit, miss=0, output=output, at=self._now())
+        return profile_for(request.model).cost(hit=hit, output=output, at=self._now())
 
     def _maximum_cost(self, request: ModelRequest) -> float:
         """Return the cost of a call with no cache hits that uses up its output limit."""
-        card = self._prices.card(request.model)
+        profile = profile_for(request.model)
         asked = request.payload.get("max_tokens")
-        output = asked if isinstance(asked, int) and asked > 0 else card.max_output_tokens
+        output = asked if isinstance(asked, int) and asked > 0 else profile.max_output_tokens
         prompt = len(request.body) // _BYTES_PER_TOKEN
-        return self._prices.cost(request.model, hit=0, miss=prompt, output=output, at=self._now())
+        return profile.cost(miss=prompt, output=output, at=self._now())
 
 
 class _ResponseWriter:

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 
 from runner.json_values import JsonObject, as_object, as_text, is_object, objects_in
-from runner.relay.tokens import CALL_OVERHEAD, TokenCounts
+from runner.relay.profiles import chat_template
+from runner.relay.tokens import TokenCounts
 
 # These bytes cannot stand inside a JSON string, where the quotes would be escaped.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -80,7 +81,7 @@ class UsageMeter:
         """
         reasoning, other_text, calls = self._output()
         reasoning_tokens = counts.text(reasoning)
-        completion = reasoning_tokens + counts.text(other_text) + calls * CALL_OVERHEAD
+        completion = reasoning_tokens + counts.text(other_text) + calls * chat_template().call_tokens
         return CallUsage(counts.prompt(payload), 0, completion, reasoning_tokens, estimated=True)
 
     def _output(self) -> tuple[str, str, int]:

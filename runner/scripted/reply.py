@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.json_values import JsonObject
-from runner.relay.tokens import CALL_OVERHEAD, TokenCounts
+from runner.relay.profiles import chat_template
+from runner.relay.tokens import TokenCounts
 from runner.scripted.format import Answer, Fault
 
 FINGERPRINT = "fp_capstan_scripted"
@@ -92,7 +93,8 @@ def _arguments(value: JsonObject | str) -> str:
 def output_tokens(reply: Reply, counts: TokenCounts) -> tuple[int, int]:
     """Return a reply's completion tokens, and how many of them are reasoning."""
     reasoning = counts.text(reply.reasoning)
-    calls = sum(CALL_OVERHEAD + counts.text(c.name) + counts.text(c.arguments) for c in reply.tool_calls)
+    overhead = chat_template().call_tokens
+    calls = sum(overhead + counts.text(c.name) + counts.text(c.arguments) for c in reply.tool_calls)
     return reasoning + counts.text(reply.content) + calls + 1, reasoning
 
 
@@ -105,7 +107,7 @@ def truncate(reply: Reply, max_tokens: int, counts: TokenCounts) -> Reply:
     content, left = _truncate_text(reply.content, left, counts)
     calls: list[ReplyCall] = []
     for call in reply.tool_calls:
-        left -= CALL_OVERHEAD + counts.text(call.name)
+        left -= chat_template().call_tokens + counts.text(call.name)
         if left <= 0:
             break
         arguments, left = _truncate_text(call.arguments, left, counts)

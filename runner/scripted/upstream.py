@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.json_values import JsonObject, as_object
-from runner.relay.prices import ModelCard, PriceTable, default_prices
+from runner.relay.profiles import ModelProfile, profile_for
 from runner.relay.tokens import TokenCounts
 from runner.relay.upstream import Upstream
 from runner.relay.wire import (
@@ -70,7 +70,6 @@ class ScriptUpstream(Upstream):
         scripts: Scripts | Sequence[Scripts],
         *,
         models: Sequence[str] | None = None,
-        prices: PriceTable | None = None,
         context_window: int | None = None,
         max_output_tokens: int | None = None,
         clock: Callable[[], float] = time.time,
@@ -84,7 +83,6 @@ class ScriptUpstream(Upstream):
         # Scripts for any conversation come last, in whatever order they were named.
         self._players.sort(key=lambda player: isinstance(player, FilePlayer) and player.matches_any)
         self._models = models
-        self._prices = prices or default_prices()
         self._window = context_window
         self._max_output = max_output_tokens
         self._clock = clock
@@ -111,13 +109,13 @@ class ScriptUpstream(Upstream):
 
     async def send(self, request: ModelRequest) -> UpstreamResponse:
         payload = request.payload
-        card = self._card(request.model)
+        profile = self._profile(request.model)
         if self._models is not None and request.model not in self._models:
             raise ApiError(400, "Model Not Exist")
         _check_surrogates(request)
-        check_request(payload, card)
+        check_request(payload, profile)
         segments, sizes = await self._measure(request)
-        max_tokens = check_length(payload, card, sum(sizes))
+        max_tokens = check_length(payload, profile, sum(sizes))
         reply = await self._reply(request)
         fault = reply.fault
         if fault is not None and fault.status is not None:
@@ -143,15 +141,15 @@ class ScriptUpstream(Upstream):
         body = json_body(reply, envelope, usage, thinking=thinking)
         return UpstreamResponse(200, dict(JSON_HEADERS), _whole(body, reply, fault))
 
-    def _card(self, model: str) -> ModelCard:
-        card = self._prices.card(model)
+    def _profile(self, model: str) -> ModelProfile:
+        profile = profile_for(model)
         changes: dict[str, int] = {}
         if self._window is not None:
             changes["context_window"] = self._window
-            changes["max_output_tokens"] = min(card.max_output_tokens, self._window)
+            changes["max_output_tokens"] = min(profile.max_output_tokens, self._window)
         if self._max_output is not None:
             changes["max_output_tokens"] = self._max_output
-        return card.model_copy(update=changes) if changes else card
+        return profile.model_copy(update=changes) if changes else profile
 
     async def _reply(self, request: ModelRequest) -> Reply:
         for player in self._players:

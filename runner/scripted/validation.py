@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 
 from runner.json_values import JsonObject, as_object, is_list, is_object, objects_in
-from runner.relay.prices import ModelCard
+from runner.relay.profiles import ModelProfile
 from runner.relay.wire import ApiError
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -29,13 +29,13 @@ def thinking_enabled(payload: JsonObject) -> bool:
     return as_object(payload.get("thinking")).get("type") != "disabled"
 
 
-def check_request(payload: JsonObject, card: ModelCard) -> None:
+def check_request(payload: JsonObject, profile: ModelProfile) -> None:
     """Check everything but the length. Raises ApiError 400 or 422."""
     messages = [
-        _checked_message(index, message, card) for index, message in enumerate(_checked_messages(payload))
+        _checked_message(index, message, profile) for index, message in enumerate(_checked_messages(payload))
     ]
     _check_tools(payload)
-    _check_parameters(payload, card)
+    _check_parameters(payload, profile)
     _check_pairing(messages)
     thinking = thinking_enabled(payload)
     if thinking and payload.get("tools"):
@@ -54,20 +54,20 @@ def check_request(payload: JsonObject, card: ModelCard) -> None:
         )
 
 
-def check_length(payload: JsonObject, card: ModelCard, prompt_tokens: int) -> int:
+def check_length(payload: JsonObject, profile: ModelProfile, prompt_tokens: int) -> int:
     """Return the most tokens that the answer may have. Raises ApiError 400 if they do not fit.
 
     `check_request` must have passed.
     """
     asked = payload.get("max_tokens")
-    room = card.context_window - prompt_tokens
+    room = profile.context_window - prompt_tokens
     if not isinstance(asked, int):
         if room > 0:
-            return min(card.max_output_tokens, room)
+            return min(profile.max_output_tokens, room)
         asked = 1
     if asked > room:
         raise _bad_request(
-            f"This model's maximum context length is {card.context_window} tokens. However, you requested "
+            f"This model's maximum context length is {profile.context_window} tokens. However, you requested "
             f"{prompt_tokens + asked} tokens ({prompt_tokens} in the messages, {asked} in the completion). "
             "Please reduce the length of the messages or completion."
         )
@@ -110,7 +110,7 @@ def _checked_messages(payload: JsonObject) -> list[object]:
     return messages
 
 
-def _checked_message(index: int, message: object, card: ModelCard) -> JsonObject:
+def _checked_message(index: int, message: object, profile: ModelProfile) -> JsonObject:
     where = f"messages[{index}]"
     if not is_object(message):
         raise _wrong_type(where, f"invalid type: {_type_name(message)}, expected a message")
@@ -122,7 +122,7 @@ def _checked_message(index: int, message: object, card: ModelCard) -> JsonObject
         raise _wrong_type(f"{where}.role", f"unknown variant `{role}`, expected one of {expected}")
     if "content" not in message:
         raise _wrong_type(where, "missing field `content`")
-    _check_content(f"{where}.content", message["content"], vision=card.vision and role == "user")
+    _check_content(f"{where}.content", message["content"], vision=profile.vision and role == "user")
     reasoning = message.get("reasoning_content", "")
     if not isinstance(reasoning, str):
         problem = f"invalid type: {_type_name(reasoning)}, expected a string"
@@ -185,13 +185,13 @@ def _check_tools(payload: JsonObject) -> None:
             raise _wrong_type(f"tools[{index}].function", "missing field `name`")
 
 
-def _check_parameters(payload: JsonObject, card: ModelCard) -> None:
+def _check_parameters(payload: JsonObject, profile: ModelProfile) -> None:
     limit = payload.get("max_tokens")
     if limit is not None and (
-        isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= card.max_output_tokens
+        isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= profile.max_output_tokens
     ):
         raise _bad_request(
-            f"Invalid max_tokens value, the valid range of max_tokens is [1, {card.max_output_tokens}]"
+            f"Invalid max_tokens value, the valid range of max_tokens is [1, {profile.max_output_tokens}]"
         )
     thinking = payload.get("thinking")
     if thinking is not None:

@@ -37,7 +37,13 @@ def test_the_build_context_is_always_the_same_bytes():
     assert context.getvalue() == inputs.context().getvalue()
     with tarfile.open(fileobj=context) as archive:
         names = set(archive.getnames())
-    assert {"Dockerfile", "runner.txt", "certificates.crt", "runner/isolation/inside.py"} <= names
+    assert {
+        "Dockerfile",
+        "runner.txt",
+        "certificates.crt",
+        "runner/isolation/inside.py",
+        "src/config/models.toml",
+    } <= names
 
 
 def test_a_store_serves_one_run_at_a_time(tmp_path: Path):
