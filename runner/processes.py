@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from asyncio.subprocess import Process, SubprocessStreamProtocol
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_STREAM_LIMIT = 64 * 1024  # asyncio's own default
 
-async def start_process(*command: str | Path, **options: Any) -> asyncio.subprocess.Process:
+
+async def start_process(*command: str | Path, **options: Any) -> Process:
     """Start a process as `asyncio.create_subprocess_exec` does, and survive a cancellation.
 
-    asyncio's own function never returns if its task is cancelled while it connects the pipes: it
-    waits for an end that nothing reports (Python 3.11 to 3.13). Here the process is started in any
-    case, and killed if it is not wanted any more.
+    If its task is cancelled while it connects the pipes, asyncio's own function kills the process
+    and then waits until nobody holds the pipes (Python 3.11 to 3.13). A child of that process may
+    hold them for ever. Here the process is started in any case, and killed if it is not wanted any
+    more.
     """
-    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(*command, **options))
+    loop = asyncio.get_running_loop()
+    protocol = partial(SubprocessStreamProtocol, limit=_STREAM_LIMIT, loop=loop)
+    starting = asyncio.ensure_future(loop.subprocess_exec(protocol, *command, **options))
 
     async def discard() -> None:
-        with contextlib.suppress(OSError):  # it could not be started, or has ended
-            (await starting).kill()
+        with contextlib.suppress(OSError):  # it could not be started
+            transport, _ = await starting
+            transport.close()  # kills the process and lets go of the pipes
 
     try:
-        return await asyncio.shield(starting)
+        return Process(*await asyncio.shield(starting), loop)
     except asyncio.CancelledError:
         await run_to_end(discard())
         raise
