@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_STREAM_LIMIT = 64 * 1024  # asyncio's own default
 
-
-async def start_process(*command: str | Path, **options: Any) -> Process:
+async def start_process(*command: str | Path, limit: int = 64 * 1024, **options: Any) -> Process:
     """Start a process as `asyncio.create_subprocess_exec` does, and survive a cancellation.
+
+    `limit` is the size of the buffer of its streams in bytes.
 
     If its task is cancelled while it connects the pipes, asyncio's own function kills the process
     and then waits until nobody holds the pipes (Python 3.11 to 3.13). A child of that process may
@@ -24,7 +24,7 @@ async def start_process(*command: str | Path, **options: Any) -> Process:
     more.
     """
     loop = asyncio.get_running_loop()
-    protocol = partial(SubprocessStreamProtocol, limit=_STREAM_LIMIT, loop=loop)
+    protocol = partial(SubprocessStreamProtocol, limit=limit, loop=loop)
     starting = asyncio.ensure_future(loop.subprocess_exec(protocol, *command, **options))
 
     async def discard() -> None:
