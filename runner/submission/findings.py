@@ -32,4 +32,5 @@ class Finding:
         if self.path is None:
             return "the ZIP"
         path = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in self.path)
+        path = path or "(a file without a name)"
         return path if self.line is None else f"{path}:{self.line}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -14,6 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.fuzz import cases
 from tests.runner.service.service_helpers import Service, running, write_tasks_and_agents
 
 CHECKS = [
@@ -31,6 +32,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+@pytest.mark.fuzz
 @pytest.mark.timeout(300)
 def test_no_request_is_a_server_error(probed: Service) -> None:
     schema = schemathesis.openapi.from_url(f"{probed.url}/openapi.json")
@@ -39,7 +41,7 @@ def test_no_request_is_a_server_error(probed: Service) -> None:
     for result in schema.get_all_operations():
         operation = result.ok()
 
-        @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @cases(120, suppress_health_check=list(HealthCheck), derandomize=True)
         @given(case=operation.as_strategy())
         def probe(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=CHECKS, timeout=60)

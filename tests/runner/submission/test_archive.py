@@ -7,10 +7,11 @@ import zipfile
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.submission import check_entrypoint, check_secrets, check_structure, check_text, open_archive
+from tests.fuzz import fuzz
 
 AGENT = b"class Agent:\n    pass\n"
 MIB = 1024 * 1024
@@ -128,7 +129,8 @@ VALID = make_zip(
 )
 
 
-@settings(max_examples=10_000, deadline=None)
+@fuzz(10_000)
+@example(edits=[(266, 0), (270, 15)], cut=0, insert=b"")  # the name of an entry is empty
 @given(
     edits=st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=12),
     cut=st.integers(0, len(VALID)),

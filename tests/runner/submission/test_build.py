@@ -7,10 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.submission import BuildError, build_zip, open_archive
+from tests.fuzz import fuzz
 
 NAMES = st.text(st.characters(codec="ascii", categories=("Ll", "Nd")), min_size=1, max_size=8)
 TREES = st.dictionaries(st.tuples(NAMES, NAMES), st.binary(max_size=200), max_size=12)
@@ -28,7 +29,7 @@ def write_tree(root: Path, tree: dict[tuple[str, str], bytes], order: int) -> No
         os.utime(path, (order * 1_000_000, time.time() - order))
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz(100)
 @given(TREES)
 def test_the_same_tree_gives_the_same_bytes(tree: dict[tuple[str, str], bytes]) -> None:
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:

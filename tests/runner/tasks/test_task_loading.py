@@ -8,10 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from runner.tasks import TaskError, UnsupportedTask, load_dataset, load_task, resolve_env
+from tests.fuzz import fuzz
 
 
 def make_task(folder: Path, toml: str = "", **files: str) -> Path:
@@ -262,7 +263,7 @@ def as_toml(value: object) -> str:
     return str(value) if value is not None else "'none'"
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -282,7 +283,7 @@ def test_any_task_toml_gives_at_most_one_line_of_error(tmp_path: Path, document:
         assert all("\n" not in warning for warning in task.warnings)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzz(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=80))
 def test_any_bytes_give_at_most_one_line_of_error(tmp_path: Path, content: bytes):
     folder = make_task(tmp_path / "t")

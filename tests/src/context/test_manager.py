@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config import Settings
 from src.context import ContextManager, ContextTooSmall
 from src.context.compaction import SUMMARY_OPENING, TRIM_NOTE, is_cleared, summary_request_text
 from src.llm.messages import Conversation, Message, ToolCall, assistant, tool
+from tests.fuzz import fuzz
 from tests.src.context.histories import HEAD, LetterCounter, histories, paired, usage
 
 TOOLS = b'[{"type":"function"}]'
@@ -162,7 +163,7 @@ def test_tools_and_reasoning_count() -> None:
 
 
 @given(histories(most=30, longest=900), st.sampled_from(["", SUMMARY]))
-@settings(max_examples=120, deadline=None)
+@fuzz(120)
 async def test_whatever_comes_fits_afterwards(messages: list[Message], answer: str) -> None:
     manager = manager_of(Asked(answer))
     conversation = Conversation(messages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from src.context.compaction import (
@@ -15,9 +15,10 @@ from src.context.compaction import (
     with_summary,
 )
 from src.llm.messages import Message
+from tests.fuzz import fuzz
 from tests.src.context.histories import HEAD, histories, paired
 
-thorough = settings(max_examples=200, deadline=None)
+thorough = fuzz(200)
 
 
 def size(message: Message) -> int:
