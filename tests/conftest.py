@@ -1,16 +1,14 @@
-"""Leaves out the tests that need Harbor where `make environments` said that it cannot be had."""
+"""Leaves out the tests that cannot run on this machine, each with the reason."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-HARBOR = Path(__file__).resolve().parents[1] / ".venv-harbor" / "bin" / "python"
+from tests.needs import leave_out, missing
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not HARBOR.exists():
-        for item in items:
-            if item.get_closest_marker("harbor"):
-                item.add_marker(pytest.mark.skip(reason="no .venv-harbor: Harbor needs Python 3.12 or 3.13"))
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers():
+        if reason := missing(marker.name):
+            leave_out(reason)

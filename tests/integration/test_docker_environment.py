@@ -29,6 +29,7 @@ from runner.environments.docker import (
     find_image,
     shared_engine,
 )
+from tests.needs import BASE_IMAGE, program
 from tests.runner.environments.contract import EnvironmentContract, WatchedContract, running
 
 pytestmark = pytest.mark.docker
@@ -47,14 +48,8 @@ def docker(*arguments: str, **options) -> str:
 
 @pytest.fixture(scope="session")
 def base_image() -> str:
-    """A small Debian, made by the host's script; from a registry where there is no such script."""
-    shared = Path(os.environ.get("CAPSTAN_SHARED", "../shared"))
-    if (shared / "host/debian-image").exists():
-        subprocess.run([shared / "host/debian-image", BASE, "bookworm"], check=True, capture_output=True)
-    elif subprocess.run(["docker", "image", "inspect", BASE], capture_output=True).returncode != 0:
-        if subprocess.run(["docker", "pull", "debian:bookworm"], capture_output=True).returncode != 0:
-            pytest.skip("neither CAPSTAN_SHARED/host/debian-image nor a registry is here")
-        docker("tag", "debian:bookworm", BASE)
+    """A small Debian under a name of the tests' own."""
+    docker("tag", BASE_IMAGE, BASE)
     return BASE
 
 
@@ -71,10 +66,7 @@ def app_image(base_image) -> str:
 @pytest.fixture(scope="session")
 def busybox_image(tmp_path_factory) -> str:
     """Nothing but a static busybox: no bash, no libc."""
-    binary = next((p for p in (Path("/bin/busybox"), Path("/usr/bin/busybox")) if p.exists()), None)
-    if binary is None:
-        subprocess.run(["apt-get", "install", "-y", "-qq", "busybox-static"], check=True, capture_output=True)
-        binary = Path("/bin/busybox")
+    binary = Path(program("busybox"))
     root = tmp_path_factory.mktemp("busybox")
     for folder in ("bin", "app", "tmp", "proc", "sys", "dev", "etc"):
         (root / folder).mkdir()

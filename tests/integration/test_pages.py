@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from runner.pages.report import make_report
+from tests.needs import TASK_ENVIRONMENT, program
 from tests.runner.job_helpers import write_agent, write_task
 from tests.runner.pages.report_helpers import (
     clean_environ,
@@ -43,10 +43,8 @@ return "done"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    assert program is not None, "no chromium: `scripts/setup programs` installs Debian's"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program("chromium"), args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -164,7 +162,7 @@ def test_two_jobs_are_compared(page: Page, url: str) -> None:
 def test_running_job_is_followed_to_its_end(page: Page, tmp_path: Path) -> None:
     write_task(tmp_path / "tasks" / "easy")
     write_agent(tmp_path / "agent", SLOW)
-    command = [sys.executable, "-m", "runner", "run", "tasks", "--agent", "agent", "--env", "sandbox"]
+    command = [sys.executable, "-m", "runner", "run", "tasks", "--agent", "agent", "--env", TASK_ENVIRONMENT]
     command += [
         "--model",
         f"script:{Path(__file__).parents[2] / 'examples' / 'scripts'}",

@@ -20,6 +20,7 @@ import pytest
 from runner.relay import Relay
 from runner.scripted import ScriptUpstream
 from runner.submission import build_zip
+from tests.needs import program
 from tests.src.loop.agent_runs import DONE, ScriptedModel, shell
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +99,7 @@ async def test_both_transports_send_the_same_bytes(unpacked: Path, tmp_path: Pat
 @every_environment
 async def test_the_import_takes_no_network_and_writes_nothing(kind: str, unpacked: Path) -> None:
     """Import it in a read-only sandbox without network."""
-    sandbox = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--unshare-net", "--chdir", unpacked)
+    sandbox = (program("bwrap"), "--ro-bind", "/", "/", "--dev", "/dev", "--unshare-net", "--chdir", unpacked)
     code = "import agent; print(agent.Agent.name(), agent.Agent(logs_dir=None).version())"
     printed = await output_of(*sandbox, interpreter(kind), "-c", code, HOME="/nowhere")
     assert printed.startswith("capstan ")

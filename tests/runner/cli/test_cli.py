@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from runner import __version__ as runner_version
 from runner.cli.session import SAME_SIGNAL_SEC
 from runner.results.scoring import RESULT_PREFIX
 from src import __version__ as agent_version
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.job_helpers import write_agent, write_task
 
 ROOT = Path(__file__).parents[3]
@@ -73,8 +76,12 @@ def temporary() -> Iterator[Path]:
 
 
 def sandbox_processes(temporary: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if "bwrap" in line and str(temporary) in line]
+    """The command lines of the programs that run a task below a folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            lines.append(path.read_text(errors="replace").replace("\0", " "))
+    return [line for line in lines if str(temporary) in line and re.search("bwrap|proot", line)]
 
 
 def in_agent_phase(job: Path, task: str) -> bool:
@@ -89,7 +96,7 @@ def two_tasks(folder: Path) -> Path:
 
 def test_a_job_that_passes(tmp_path: Path) -> None:
     write_task(tmp_path / "task")
-    done = runner(tmp_path, "run", "task", "-a", "oracle", "-e", "sandbox", "-k", "2")
+    done = runner(tmp_path, "run", "task", "-a", "oracle", "-e", TASK_ENVIRONMENT, "-k", "2")
     assert done.returncode == 0, done.stderr
     assert verdict(done.stdout) == {
         "reason_code": None,
@@ -105,13 +112,13 @@ def test_a_job_that_passes(tmp_path: Path) -> None:
 
 def test_rewards_of_zero_are_a_completed_job(tmp_path: Path) -> None:
     write_task(tmp_path / "task")
-    done = runner(tmp_path, "run", "task", "-a", "nop", "-e", "sandbox")
+    done = runner(tmp_path, "run", "task", "-a", "nop", "-e", TASK_ENVIRONMENT)
     assert done.returncode == 0 and verdict(done.stdout)["score"] == 0
 
 
 def test_machines_get_one_document_and_the_result_line(tmp_path: Path) -> None:
     write_task(tmp_path / "task")
-    done = runner(tmp_path, "run", "task", "-a", "oracle", "-e", "sandbox", "--json")
+    done = runner(tmp_path, "run", "task", "-a", "oracle", "-e", TASK_ENVIRONMENT, "--json")
     document, last = done.stdout.splitlines()
     assert last.startswith(RESULT_PREFIX)
     parsed = json.loads(document)
@@ -126,7 +133,7 @@ def test_a_scripted_model_is_said_to_be_one_wherever_results_are_shown(tmp_path:
     (tmp_path / "scripts").mkdir()
     script = ROOT / "examples" / "scripts" / "repair-config.toml"
     (tmp_path / "scripts" / script.name).write_text(script.read_text())
-    done = runner(tmp_path, "run", "task", "-a", "agent", "-e", "sandbox", "-m", "script:scripts")
+    done = runner(tmp_path, "run", "task", "-a", "agent", "-e", TASK_ENVIRONMENT, "-m", "script:scripts")
     assert verdict(done.stdout)["score"] == 1, done.stdout + done.stderr
     shown = runner(tmp_path, "show")
     for text in (done.stdout, shown.stdout):
@@ -144,7 +151,7 @@ def test_a_scripted_model_is_said_to_be_one_wherever_results_are_shown(tmp_path:
         (("task", "-a", "oracle"), {"CAPSTAN_ATTEMPTS": "x"}, 2, "CAPSTAN_ATTEMPTS"),
         (("nowhere", "-a", "oracle"), {}, 1, "nowhere"),
         (("task", "-a", "broken"), {}, 1, "agent.py"),
-        (("task", "-a", "good", "-e", "sandbox"), {}, 1, "DEEPSEEK_API_KEY is missing"),
+        (("task", "-a", "good", "-e", TASK_ENVIRONMENT), {}, 1, "DEEPSEEK_API_KEY is missing"),
     ],
 )
 def test_a_job_that_cannot_begin_fails_closed(
@@ -163,7 +170,7 @@ def test_a_job_that_cannot_begin_fails_closed(
 
 def test_a_killed_runner_leaves_nothing_and_its_job_goes_on(tmp_path: Path, temporary: Path) -> None:
     tasks = two_tasks(tmp_path)
-    command = ("run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "1", "--job-name", "killed")
+    command = ("run", tasks, "-a", "oracle", "-e", TASK_ENVIRONMENT, "-n", "1", "--job-name", "killed")
     process = start(tmp_path, *command, TMPDIR=str(temporary))
     job = tmp_path / "jobs" / "killed"
     wait_until(lambda: list(job.glob("a-quick__*/result.json")) and in_agent_phase(job, "b-slow"))
@@ -174,7 +181,7 @@ def test_a_killed_runner_leaves_nothing_and_its_job_goes_on(tmp_path: Path, temp
     first = next(job.glob("a-quick__*/result.json")).stat().st_mtime_ns
     half = next(job.glob("b-slow__*")).name
 
-    changed = runner(tmp_path, "run", tasks, "-a", "nop", "-e", "sandbox", "--job-name", "killed")
+    changed = runner(tmp_path, "run", tasks, "-a", "nop", "-e", TASK_ENVIRONMENT, "--job-name", "killed")
     assert changed.returncode == 1 and "setting agent has changed" in changed.stderr
 
     # The solution is part of a task, so what is quick now is the clock.
@@ -194,7 +201,7 @@ def test_an_interrupted_runner_stops_within_ten_seconds(
     tmp_path: Path, temporary: Path, number: signal.Signals
 ) -> None:
     tasks = two_tasks(tmp_path)
-    command = ("run", tasks, "-a", "oracle", "-e", "sandbox", "-n", "2", "--job-name", "cut")
+    command = ("run", tasks, "-a", "oracle", "-e", TASK_ENVIRONMENT, "-n", "2", "--job-name", "cut")
     process = start(tmp_path, *command, TMPDIR=str(temporary))
     job = tmp_path / "jobs" / "cut"
     wait_until(lambda: in_agent_phase(job, "b-slow"))
@@ -215,7 +222,7 @@ def test_an_interrupted_runner_stops_within_ten_seconds(
 def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     stubborn = "#!/bin/sh\ntrap '' INT TERM\nsleep 60\n"
     write_task(tmp_path / "task", solution=stubborn)
-    process = start(tmp_path, "run", "task", "-a", "oracle", "-e", "sandbox", "--job-name", "twice")
+    process = start(tmp_path, "run", "task", "-a", "oracle", "-e", TASK_ENVIRONMENT, "--job-name", "twice")
     job = tmp_path / "jobs" / "twice"
     wait_until(lambda: in_agent_phase(job, "task"))
     process.send_signal(signal.SIGINT)
@@ -233,7 +240,7 @@ def test_the_key_is_masked_and_never_written(tmp_path: Path) -> None:
     assert listed["attempts"] == {"value": 3, "origin": ".env"}
     write_task(tmp_path / "task")
     write_agent(tmp_path / "agent", "return os.environ['DEEPSEEK_API_KEY']")
-    done = runner(tmp_path, "run", "task", "-a", "agent", "-e", "sandbox", "-k", "1")
+    done = runner(tmp_path, "run", "task", "-a", "agent", "-e", TASK_ENVIRONMENT, "-k", "1")
     assert verdict(done.stdout)["total"] == 3 or done.returncode == 0
     for path in (tmp_path / "jobs").rglob("*"):
         if path.is_file():

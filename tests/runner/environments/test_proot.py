@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from runner.environments.proot import ProotEnvironment, proot_unavailable
-from tests.needs import needs_proot
 from tests.runner.environments.contract import EnvironmentContract, WatchedContract, spec_of, unique
 
-pytestmark = needs_proot
+pytestmark = pytest.mark.proot
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import pytest
 
 from runner.environments import EnvironmentSpec, EnvironmentStartError, create_environment
 from runner.environments.rootfs import remove_stale_roots, rootfs_refusal
-from tests.needs import needs_proot, needs_sandbox
 from tests.runner.environments.contract import spec_of, unique
 
 
 @pytest.fixture(
-    params=[pytest.param("sandbox", marks=needs_sandbox), pytest.param("proot", marks=needs_proot)]
+    params=[
+        pytest.param("sandbox", marks=pytest.mark.sandbox),
+        pytest.param("proot", marks=pytest.mark.proot),
+    ]
 )
 def kind(request):
     return request.param

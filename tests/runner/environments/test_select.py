@@ -12,7 +12,6 @@ from runner.environments import DockerSettings, EnvironmentLost, EnvironmentSpec
 from runner.environments.base import ImageUnavailable
 from runner.environments.docker import Engine, build_image, built_tag, ensure_image
 from runner.environments.docker.availability import missing_images
-from tests.needs import needs_proot, needs_sandbox
 from tests.runner.environments.contract import spec_of
 from tests.runner.environments.fake_engine import FakeEngine, fake_engine
 
@@ -60,7 +59,7 @@ def test_docker_comes_first_where_its_images_can_be_had(engine, context):
     )
 
 
-@needs_sandbox
+@pytest.mark.sandbox
 def test_an_engine_without_image_and_registry_is_passed_over(engine, context):
     assert select("auto", context, DOCKER_HOST=engine.address) == (
         "sandbox",
@@ -68,7 +67,7 @@ def test_an_engine_without_image_and_registry_is_passed_over(engine, context):
     )
 
 
-@needs_sandbox
+@pytest.mark.sandbox
 def test_without_an_engine_it_is_the_sandbox(context, tmp_path):
     no_engine = f"Docker: no engine answers at {NOWHERE}"
     assert select("auto", context) == ("sandbox", f"environment: sandbox ({no_engine})")
@@ -80,7 +79,7 @@ def test_without_an_engine_it_is_the_sandbox(context, tmp_path):
     assert kind == "sandbox" and "no engine at nonsense://x: " in line
 
 
-@needs_proot
+@pytest.mark.proot
 def test_without_user_namespaces_it_is_proot(context, programs):
     (programs / "unshare").unlink()
     assert select("auto", context, PATH=str(programs)) == (
@@ -118,8 +117,8 @@ def test_a_step_must_be_able_to_run_all_tasks(engine, context, tmp_path):
     )
 
 
-@needs_sandbox
-@needs_proot
+@pytest.mark.sandbox
+@pytest.mark.proot
 def test_what_was_asked_for_must_be_there(context, tmp_path):
     assert select("sandbox", context) == ("sandbox", "environment: sandbox (it was asked for)")
     assert select("proot", context) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.needs import TASK_ENVIRONMENT
 import asyncio
 import json
 import random
@@ -70,7 +71,7 @@ def settings(folder: Path, tasks: Sequence[Path] | Path, **more: Any) -> RunConf
     values: dict[str, Any] = {
         "tasks": tuple(str(path) for path in paths),
         "agent": "oracle",
-        "environment": "sandbox",
+        "environment": TASK_ENVIRONMENT,
         "jobs_dir": str(folder / "jobs"),
         "retry_wait_sec": 0.0,
     }
@@ -91,7 +92,7 @@ def dataset(folder: Path, *names: str) -> Path:
 def test_attempts_are_outside_and_tasks_inside_with_names_of_their_own(tmp_path: Path) -> None:
     config = settings(tmp_path, dataset(tmp_path / "set", "b", "a", "x" * 60), attempts=2)
     tasks = load_tasks(config)
-    lock = make_lock(config, tasks, environment_kind="sandbox", agent_digest=None, rng=random.Random(1))
+    lock = make_lock(config, tasks, environment_kind=TASK_ENVIRONMENT, agent_digest=None, rng=random.Random(1))
     order = [(lock.tasks[t.task].name, t.attempt) for t in lock.trials]
     assert order == [("a", 1), ("b", 1), ("x" * 60, 1), ("a", 2), ("b", 2), ("x" * 60, 2)]
     names = [trial.trial_name for trial in lock.trials]

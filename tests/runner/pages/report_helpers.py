@@ -19,6 +19,7 @@ from runner.jobs import JobDirectory
 from runner.jobs.lock import JobLock, PlannedTask, PlannedTrial
 from runner.jobs.results import JobResultWriter, JobStatus
 from runner.results import AgentRecord, ModelSource, ModelUse, Timing, TrialRecord, write_model
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.service.service_helpers import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -27,9 +28,19 @@ SCRIPTED = ModelSource(label="scripted (examples/scripts)", canned=True, name="d
 
 
 def run_real_job(jobs_dir: Path, *arguments: str) -> Path:
-    """Run Capstan's agent with the scripted model in the sandbox. Return the job's folder."""
-    command = [sys.executable, "-m", "runner", "run", str(ROOT / "examples" / "tasks"), "--env", "sandbox"]
+    """Run Capstan's agent with the scripted model. Return the job's folder."""
+    command = [
+        sys.executable,
+        "-m",
+        "runner",
+        "run",
+        str(ROOT / "examples" / "tasks"),
+        "--env",
+        TASK_ENVIRONMENT,
+    ]
     command += [
+        "--env",
+        TASK_ENVIRONMENT,
         "--agent",
         str(ROOT),
         "--model",
@@ -75,7 +86,7 @@ def write_job(
     lock = JobLock(
         config=config,
         config_digest=config.identity_digest(),
-        environment_kind="sandbox",
+        environment_kind=TASK_ENVIRONMENT,
         tasks=[
             PlannedTask(name=name, path=f"/tasks/{number}", dataset="set")
             for number, name in enumerate(tasks)

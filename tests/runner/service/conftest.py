@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.service.service_helpers import KEY, Service, running, write_tasks_and_agents
 
 
@@ -18,7 +19,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "--agent",
         "agents/obedient",
         "--env",
-        "sandbox",
+        TASK_ENVIRONMENT,
         LLM_URL_LOOPBACK="true",
         **KEY,
     ) as service:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.service.service_helpers import Service, running, write_tasks_and_agents
 
 TOKEN = "a-token-of-the-operator"
@@ -29,7 +30,7 @@ PATHS = (
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = write_tasks_and_agents(tmp_path_factory.mktemp("guarded"))
     with running(
-        folder, "--agent", "nop", "--env", "sandbox", "--token", TOKEN, "--host", "0.0.0.0"
+        folder, "--agent", "nop", "--env", TASK_ENVIRONMENT, "--token", TOKEN, "--host", "0.0.0.0"
     ) as service:
         yield service
 
@@ -88,7 +89,7 @@ def test_the_token_is_in_no_file_and_no_log(guarded: Service) -> None:
 
 def test_warning_without_a_token_beyond_loopback(tmp_path: Path) -> None:
     write_tasks_and_agents(tmp_path)
-    with running(tmp_path, "--agent", "nop", "--env", "sandbox", "--host", "0.0.0.0") as service:
+    with running(tmp_path, "--agent", "nop", "--env", TASK_ENVIRONMENT, "--host", "0.0.0.0") as service:
         assert any(line.startswith("WARNING:") and "SERVICE_TOKEN" in line for line in service.lines)
 
 

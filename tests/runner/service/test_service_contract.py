@@ -13,6 +13,7 @@ import pytest
 
 from runner.relay import ModelRequest, Relay, Upstream, UpstreamResponse
 from runner.scripted import ScriptUpstream
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.service.service_helpers import ROOT, Service, running, write_tasks_and_agents
 
 TOUCH = "touch the file"
@@ -162,7 +163,7 @@ def capstan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running(
         folder,
         "--env",
-        "sandbox",
+        TASK_ENVIRONMENT,
         "--tasks",
         str(ROOT / "examples" / "tasks"),
         LLM_URL_LOOPBACK="true",
@@ -244,7 +245,7 @@ def test_settings_are_read_from_dotenv_and_the_variables_win(tmp_path: Path) -> 
         "SERVICE_TOKEN=from-dotenv\nTB2_DIR=elsewhere\nLOG_LEVEL=warning\nTHREAD_POOL_MAX_WORKERS=2\n"
         "CAPSTAN_AGENT=nop\n"
     )
-    arguments = ("--env", "sandbox")
+    arguments = ("--env", TASK_ENVIRONMENT)
     with running(tmp_path, *arguments) as service, service.client() as client:  # with TB2_DIR=tasks
         assert client.get("/api/jobs").status_code == 401
         client.headers["authorization"] = "Bearer from-dotenv"

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.job_helpers import write_agent
 from tests.runner.service.service_helpers import (
     KEY,
@@ -248,7 +249,7 @@ def test_invalid_job_names_the_field(service: Service, body: dict[str, Any], wor
 def test_full_queue_sends_retry_after(tmp_path: Path) -> None:
     write_tasks_and_agents(tmp_path)
     variables = {"QUEUE_LIMIT": "1", "THREAD_POOL_MAX_WORKERS": "1", **KEY}
-    with running(tmp_path, "--agent", "agents/obedient", "--env", "sandbox", **variables) as service:
+    with running(tmp_path, "--agent", "agents/obedient", "--env", TASK_ENVIRONMENT, **variables) as service:
         write_agent(tmp_path / "agents" / "sleepy", 'await environment.exec("sleep 20"); return "ok"')
         body = {"tasks": ["easy"], "agent": "sleepy"}
         accepted = [post(service, body, **{"Idempotency-Key": str(i)}) for i in range(2)]

@@ -15,6 +15,7 @@ import pytest
 
 from runner.relay import Relay
 from runner.scripted import ScriptUpstream
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.job_helpers import write_agent
 from tests.runner.service.service_helpers import (
     KEY,
@@ -51,7 +52,7 @@ def history(service: Service, job: str) -> list[tuple[str, dict[str, Any]]]:
 
 def test_killed_service_continues_running_and_queued_jobs(tmp_path: Path) -> None:
     folder, counter = folder_with_counter(tmp_path)
-    arguments = ("--agent", "agents/counted", "--env", "sandbox")
+    arguments = ("--agent", "agents/counted", "--env", TASK_ENVIRONMENT)
     variables = {"THREAD_POOL_MAX_WORKERS": "1", **KEY}
     with running(folder, *arguments, **variables) as service, service.client() as client:
         jobs = [
@@ -80,7 +81,7 @@ def test_killed_service_continues_running_and_queued_jobs(tmp_path: Path) -> Non
 
 def test_stopped_service_answers_waiting_clients_and_continues_later(tmp_path: Path) -> None:
     folder, _ = folder_with_counter(tmp_path)
-    arguments = ("--agent", "agents/obedient", "--env", "sandbox")
+    arguments = ("--agent", "agents/obedient", "--env", TASK_ENVIRONMENT)
     body = {"params": {"task_id": "easy", "problem_statement": "sleep 3 touch"}}
     responses: list[httpx.Response] = []
     with running(folder, *arguments, **KEY) as service:
@@ -100,7 +101,7 @@ def test_stopped_service_answers_waiting_clients_and_continues_later(tmp_path: P
 
 
 async def test_job_with_its_own_key_waits_for_it_after_a_kill(tmp_path: Path) -> None:
-    arguments = ("--env", "sandbox", "--tasks", str(ROOT / "examples" / "tasks"))
+    arguments = ("--env", TASK_ENVIRONMENT, "--tasks", str(ROOT / "examples" / "tasks"))
     variables = {"LLM_URL_LOOPBACK": "true"}
     async with Relay(ScriptUpstream(ROOT / "examples" / "scripts")) as relay:
         account = relay.open_run("the provider")
@@ -137,8 +138,8 @@ async def test_job_with_its_own_key_waits_for_it_after_a_kill(tmp_path: Path) ->
 
 def test_second_service_in_a_folder_is_refused(tmp_path: Path) -> None:
     write_tasks_and_agents(tmp_path)
-    with running(tmp_path, "--agent", "nop", "--env", "sandbox"):
-        second = Service(tmp_path, ("--agent", "nop", "--env", "sandbox"))
+    with running(tmp_path, "--agent", "nop", "--env", TASK_ENVIRONMENT):
+        second = Service(tmp_path, ("--agent", "nop", "--env", TASK_ENVIRONMENT))
         with pytest.raises(AssertionError, match="another service works here"):
             second.start()
         assert second.stop() != 0
@@ -167,7 +168,7 @@ def test_fifty_tasks_posted_at_once_are_all_answered(tmp_path: Path) -> None:
             ]
             return await asyncio.gather(*(client.post("/api/tasks", json=body) for body in bodies))
 
-    with running(tmp_path, "--agent", "agents/obedient", "--env", "sandbox", **KEY) as service:
+    with running(tmp_path, "--agent", "agents/obedient", "--env", TASK_ENVIRONMENT, **KEY) as service:
         before = service.resident_mb()
         responses = asyncio.run(all_at_once(service.url))
         grown = service.resident_mb() - before

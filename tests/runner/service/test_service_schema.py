@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.fuzz import cases
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.service.service_helpers import Service, running, write_tasks_and_agents
 
 CHECKS = [
@@ -28,7 +29,7 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = write_tasks_and_agents(tmp_path_factory.mktemp("schema"))
-    with running(folder, "--agent", "nop", "--env", "sandbox", LOG_LEVEL="warning") as service:
+    with running(folder, "--agent", "nop", "--env", TASK_ENVIRONMENT, LOG_LEVEL="warning") as service:
         yield service
 
 

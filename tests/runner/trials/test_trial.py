@@ -14,6 +14,7 @@ from runner.config import RunConfig, Secrets
 from runner.jobs import create_job
 from runner.results import Reason, TrialRecord
 from runner.results.harbor import TrialResult
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.job_helpers import HOST, write_agent, write_task
 
 DONE = 'await environment.exec("touch /app/done")'
@@ -29,7 +30,7 @@ def run_trial(tmp_path: Path) -> RunTrial:
             "tasks": (str(task),),
             "agent": str(agent),
             "model": f"script:{_any_script(tmp_path)}",
-            "environment": "sandbox",
+            "environment": TASK_ENVIRONMENT,
             "jobs_dir": str(tmp_path / "jobs"),
             "max_retries": 0,
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from src.tools.search import (
     search_lines,
 )
 from src.tools.workspace import Workspace
+from tests.needs import program
 from tests.src.tools.workspace.doubles import BASH, POSIX, ProcessEnvironment
 
 PROGRAMS = {"ripgrep": "ripgrep", "grep": "grep -P", "busybox": "grep -E"}
@@ -92,13 +92,10 @@ async def open_with(kind: str, folder: Path, tools: Path) -> Workspace:
     tools.mkdir(exist_ok=True)
     if kind == "grep":
         for name in COREUTILS:
-            program = shutil.which(name)
-            assert program, name
-            (tools / name).symlink_to(program)
+            (tools / name).symlink_to(program(name))
         path = str(tools)
     elif kind == "busybox":
-        busybox = shutil.which("busybox")
-        assert busybox
+        busybox = program("busybox")
         for applet in subprocess.run(
             [busybox, "--list"], capture_output=True, text=True, check=True
         ).stdout.split():
@@ -113,7 +110,7 @@ async def open_with(kind: str, folder: Path, tools: Path) -> Workspace:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_ripgrep_grep_and_busybox_agree(tmp_path: Path, seed: int) -> None:
-    assert shutil.which("rg"), "the tests need ripgrep: apt-get install ripgrep"
+    program("rg")
     tree = tmp_path / "tree"
     tree.mkdir()
     fill(tree, seed)

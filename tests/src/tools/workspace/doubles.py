@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.needs import program
+
 BASH = ("bash", "-c")
 POSIX = ("sh", "-c")
 
@@ -119,17 +121,15 @@ def container_path(folder: Path, kind: str) -> tuple[tuple[str, ...], str | None
     if kind == "full":
         return BASH, None
     folder.mkdir()
-    busybox = shutil.which("busybox")
     programs: dict[str, str | None] = {}
     if kind in ("busybox", "bare"):
-        assert busybox, "the tests need busybox: apt-get install busybox-static"
-        programs = dict.fromkeys(BUSYBOX if kind == "busybox" else UTILITIES, busybox)
+        programs = dict.fromkeys(BUSYBOX if kind == "busybox" else UTILITIES, program("busybox"))
     else:
         programs = {name: shutil.which(name) for name in (*UTILITIES, "head", "tail", "stat", "find")}
         programs["sh"] = shutil.which("dash")
         if kind == "jobs":
             programs |= {name: shutil.which(name) for name in ("bash", "base64", "gzip")}
-    for name, program in programs.items():
-        if program is not None:
-            (folder / name).symlink_to(program)
+    for name, path in programs.items():
+        if path is not None:
+            (folder / name).symlink_to(path)
     return (BASH if kind == "jobs" else POSIX), str(folder)

@@ -241,7 +241,8 @@ async def test_the_environments_own_limit_loses_no_output(
 
 
 async def test_what_runs_the_command_is_killed(workspace: Workspace, environment: ProcessEnvironment) -> None:
-    result = await workspace.run("echo kept; pkill -KILL -f '/rpc.* run '; sleep 0.1")
+    script = f"{await scratch_of(workspace)}/rpc"
+    result = await workspace.run(f"echo kept; pkill -KILL -f '{script}.* run '; sleep 0.1")
     assert (result.exit_code, result.head) == (None, b"kept\n")
     assert await environment.settled() == []
 

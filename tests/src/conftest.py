@@ -1,0 +1,15 @@
+"""Workspaces of these tests share this machine's /tmp, so each worker of pytest-xdist has names of its own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from src.tools.workspace import rpc
+
+
+@pytest.fixture(autouse=True)
+def scratch_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        monkeypatch.setattr(rpc, "SCRATCH_NAME", f"{rpc.SCRATCH_NAME}-{worker}-")
