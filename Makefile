@@ -5,14 +5,16 @@ ISOLATION ?= process
 ENVIRONMENT ?= auto
 # The bundled scripts solve these three tasks. They run without Docker.
 DEMO_TASKS ?= --task fix-log-rotation --task repair-config --task sales-report
-# All tests where a Docker engine answers, else all but those that need one; .ci/run makes sure of an engine.
-DOCKER_ANSWERS := $(shell docker version >/dev/null 2>&1 && echo yes)
+# Tests wait more than they compute, so there are twice as many workers as processors.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
+PYTEST = $(PYTHON_BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help setup environments demo lint types test bench zip lock clean
+.PHONY: help setup environments demo lint types test fuzz bench zip lock clean
 
 help:
 	@echo "make demo    runs the bundled tasks: scripted model by default, MODEL=live with DEEPSEEK_API_KEY"
-	@echo "make test    lint, types, import rule and all tests"
+	@echo "make test    lint, types, import rules and all tests that can run here"
+	@echo "make fuzz    the tests with random cases, ten times as many as make test tries"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make zip     dist/agent.zip, checked as a validator checks it"
 	@echo "make setup   the development environment alone;  make lock: the lock files anew"
@@ -35,12 +37,10 @@ types: setup
 	@.venv/bin/pyright
 
 test: environments lint types
-ifeq ($(DOCKER_ANSWERS),yes)
-	$(PYTHON_BIN) -m pytest $(ARGS)
-else
-	@echo "No Docker engine answers: the tests marked docker are left out."
-	$(PYTHON_BIN) -m pytest -m "not docker" $(ARGS)
-endif
+	$(PYTEST) -rs --durations 20 $(ARGS)
+
+fuzz: environments
+	CAPSTAN_FUZZ=all $(PYTEST) -m fuzz $(ARGS)
 
 bench: environments
 	@for figures in benchmarks/*.py; do echo "== $$figures"; $(PYTHON_BIN) $$figures || exit 1; done

@@ -36,7 +36,8 @@ def main() -> None:
         print(f"{len(report.members)} files, {len(report.data):,} bytes")
         print("build             ", timed(lambda: build_zip(ROOT), ROUNDS))
         print(
-            "static checks     ", timed(lambda: asyncio.run(check_submission(path, {}, drive=False)), ROUNDS)
+            "static checks     ",
+            timed(lambda: asyncio.run(check_submission(path, {}, with_dry_runs=False)), ROUNDS),
         )
         print("all, with two runs", timed(lambda: asyncio.run(check_submission(path, {})), 3))
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from src.config import Settings
 from src.tools.workspace import Workspace, WorkspaceError, commands
+from tests.needs import program
 from tests.src.tools.workspace.conftest import scratch_of
 from tests.src.tools.workspace.doubles import ProcessEnvironment, eventually
 
@@ -154,6 +155,7 @@ async def test_any_text_reaches_the_shell(any_workspace: Workspace, text: str) -
 
 async def test_a_command_is_not_in_any_argument_list(workspace: Workspace) -> None:
     """`pkill -f` in a command must not kill the shell that runs it."""
+    program("pkill")
     result = await workspace.run("pkill -f some_server_name; echo still here; # some_server_name")
     assert (result.exit_code, result.head) == (0, b"still here\n")
 
@@ -241,6 +243,7 @@ async def test_the_environments_own_limit_loses_no_output(
 
 
 async def test_what_runs_the_command_is_killed(workspace: Workspace, environment: ProcessEnvironment) -> None:
+    program("pkill")
     script = f"{await scratch_of(workspace)}/rpc"
     result = await workspace.run(f"echo kept; pkill -KILL -f '{script}.* run '; sleep 0.1")
     assert (result.exit_code, result.head) == (None, b"kept\n")
