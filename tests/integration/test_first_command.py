@@ -21,7 +21,7 @@ IMAGE = "capstan-test/first-command"
 # bare has as little as Debian's Python brings; venv has the rest of it, and an ordinary user.
 DOCKERFILE = """
 FROM debian:bookworm-slim AS bare
-RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 make >/dev/null
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends git python3 make >/dev/null
 FROM bare AS venv
 RUN apt-get install -y -qq --no-install-recommends python3-venv >/dev/null && useradd --create-home user
 """
