@@ -59,9 +59,8 @@ def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> b
     """Return the line (or lines) that makes the supervisor run a command. Raises as
     `environment_words`."""
     encoded, variables, by_export = environment_words(command, env)
-    function = b"capstan_run " if by_export else b"capstan_run_env "
-    words = [_bytes(cwd, "cwd"), encoded, *variables]
-    return function + nonce.encode() + b" " + b" ".join(map(quote, words)) + b"\n"
+    words = [_bytes(cwd, "cwd"), encoded, b"export" if by_export else b"env", *variables]
+    return b"capstan_run " + nonce.encode() + b" " + b" ".join(map(quote, words)) + b"\n"
 
 
 def kill_request(nonce: str, pid: int, grace_sec: float) -> bytes:

@@ -15,9 +15,9 @@ from runner.environments.base import (
     EnvironmentSpec,
     EnvironmentStartError,
 )
-from runner.environments.proot import ProotEnvironment, proot_unavailable
+from runner.environments.proot import ProotEnvironment
 from runner.environments.rootfs import rootfs_refusal
-from runner.environments.sandbox import SandboxEnvironment, sandbox_unavailable
+from runner.environments.sandbox import SandboxEnvironment
 
 _PROOT = "proot, which isolates nothing"
 _HELP = "start Docker, allow user namespaces, or apt-get install proot"
@@ -55,11 +55,11 @@ async def select_environment(
             raise EnvironmentStartError(f"Docker: {no_docker}; start it, or take --env sandbox")
         return Selection("docker", "environment: Docker (it was asked for)")
     if wanted == "sandbox":
-        if no_sandbox := await sandbox_unavailable():
+        if no_sandbox := await SandboxEnvironment.unavailable():
             raise EnvironmentStartError(f"{no_sandbox}; take --env docker or --env proot")
         return Selection("sandbox", "environment: sandbox (it was asked for)")
     if wanted == "proot":
-        if no_proot := await proot_unavailable():
+        if no_proot := await ProotEnvironment.unavailable():
             raise EnvironmentStartError(no_proot)
         return Selection("proot", f"environment: {_PROOT} (it was asked for)")
     no_docker = await _no_docker(specs, settings)
@@ -71,11 +71,11 @@ async def select_environment(
             f"no environment can run all tasks: Docker: {no_docker}; without Docker: {refusal}. "
             "Leave tasks out (--exclude), or take --env docker for those that it can run"
         )
-    no_sandbox = await sandbox_unavailable()
+    no_sandbox = await SandboxEnvironment.unavailable()
     if no_sandbox is None:
         return Selection("sandbox", f"environment: sandbox (Docker: {no_docker})")
     before = f"Docker: {no_docker}; {no_sandbox}"
-    no_proot = await proot_unavailable()
+    no_proot = await ProotEnvironment.unavailable()
     if no_proot is None:
         return Selection("proot", f"environment: {_PROOT} ({before})")
     raise EnvironmentStartError(
