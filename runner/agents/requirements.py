@@ -8,25 +8,19 @@ path or a URL could run the submission's code on the host, outside all limits.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncGenerator
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from runner.processes import start_process
-
-__all__ = ["RequirementsError", "parse_requirements", "prepare_interpreter"]
+from runner.processes import file_lock, start_process
 
 _INSTALL_TIMEOUT_SEC = 900.0
-_LOCK_POLL_SEC = 0.2
 _MARKER = "complete"
 
 
@@ -83,7 +77,7 @@ async def prepare_interpreter(text: str, cache_dir: Path, *, reuse_own: bool = T
     key = hashlib.sha256(f"{sys.version}\0{sys.prefix}\0{listing}".encode()).hexdigest()[:20]
     root = cache_dir / "environments" / key
     root.parent.mkdir(parents=True, exist_ok=True)
-    async with _file_lock(root.with_suffix(".lock")):
+    async with file_lock(root.with_suffix(".lock")):
         if not (root / _MARKER).is_file():
             await _create_environment(root, listing)
     return root / "bin" / "python"
@@ -142,16 +136,3 @@ async def _run(*command: str, name: str) -> None:
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
         reason = errors[-1] if errors else (lines[-1] if lines else f"exit code {process.returncode}")
         raise RequirementsError(f"requirements.txt: {name}: {reason[:400]}")
-
-
-@contextlib.asynccontextmanager
-async def _file_lock(path: Path) -> AsyncGenerator[None]:
-    """Hold an exclusive lock across processes. Polls, so that a waiter can be cancelled at once."""
-    with path.open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(_LOCK_POLL_SEC)
-        yield

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker.errors import APIError
-
 from runner.environments import DockerSettings
 from runner.environments.docker import Engine, ImageInfo, find_image
-from runner.environments.docker.engine import Progress
 from runner.environments.docker.images import one_at_a_time
 from runner.environments.owner import PREFIX
 from runner.jobs.errors import JobError
@@ -95,22 +92,18 @@ async def ensure_runner_image(
 
 
 async def _build(engine: Engine, inputs: BuildInputs) -> None:
-    progress = Progress()
     said: list[str] = []
-    failures: list[str] = []
 
     def each(event: dict[str, Any]) -> None:
         text = str(event.get("stream") or event.get("error") or "")
         said.extend(line for line in text.splitlines() if line.strip())
-        if "error" in event:
-            failures.append(str(event["error"]))
 
-    def work() -> None:
+    def begin(client: Any) -> Any:
         index = os.environ.get(_INDEX_VARIABLE, "")
         arguments = {"BASE": inputs.base}
         if index and "@" not in index:
             arguments[_INDEX_VARIABLE] = index
-        events = progress.client.build(
+        return client.build(
             fileobj=inputs.context(),
             custom_context=True,
             tag=inputs.tag,
@@ -121,20 +114,10 @@ async def _build(engine: Engine, inputs: BuildInputs) -> None:
             labels={"capstan.kind": "image", "capstan.role": "runner"},
             decode=True,
         )
-        progress.follow(events, each)
 
-    try:
-        await engine.call(work)
-    except asyncio.CancelledError:
-        progress.abort()
-        raise
-    except APIError as error:
-        failures.append(str(error.explanation or error))
-    if failures:
+    if (failure := await engine.stream(begin, each)) is not None:
         end = "\n".join(said[-12:])
-        raise JobError(
-            f"the isolated runner's image cannot be built from {inputs.base}: {failures[0]}\n{end}"
-        )
+        raise JobError(f"the isolated runner's image cannot be built from {inputs.base}: {failure}\n{end}")
 
 
 def _certificates() -> bytes:

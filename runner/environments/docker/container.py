@@ -51,48 +51,35 @@ class Container:
         slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", spec.session_id).strip("-.")[:100] or "trial"
         self.name = f"{PREFIX}{slug}-{secrets.token_hex(4)}"
         self.id = ""
-        self.limits: list[str] = []
+        self.limits = list[str]()
         self._making: asyncio.Future[str] | None = None
 
-    async def start(self, image: ImageInfo) -> None:
-        """Create and start it.
+    async def start(self, image: ImageInfo, *, entrypoint: bool = True) -> None:
+        """Create and start it, on request without the image's ENTRYPOINT.
 
         Raises:
             EnvironmentStartError: The engine refused, in its own words.
             EnvironmentLost: The engine went away.
         """
         options = self._options(image)
-        if self._spec.storage_mb and self._engine.storage_quota is not False:
-            options["storage_opt"] = {"size": f"{self._spec.storage_mb}M"}
-        for _ in range(3):
-            try:
-                await self._create_and_start(options)
-                break
-            except APIError as error:
-                if not self._can_do_without(str(error.explanation or error), options):
-                    raise EnvironmentStartError(
-                        f"the container did not start: {error.explanation}"
-                    ) from error
-                await self.remove()
-        if "storage_opt" in options:
-            self._engine.storage_quota = True
-            self.limits.append(f"storage {self._spec.storage_mb} MiB")
-
-    def _can_do_without(self, complaint: str, options: dict[str, Any]) -> bool:
-        """Drop the option that the engine complains about. Return whether there was one."""
-        if "storage" in complaint.lower() and options.pop("storage_opt", None):
+        if not entrypoint:
+            options["entrypoint"], options["command"] = _IDLE[:1], _IDLE[1:]
+        try:
+            await self._create_and_start(options)
+        except APIError as error:
+            complaint = str(error.explanation or error)
+            if "storage_opt" not in options or "storage" not in complaint.lower():
+                raise EnvironmentStartError(f"the container did not start: {error.explanation}") from error
             self._engine.storage_quota = False
-            options["ulimits"].append(self._file_size_limit())
-            return True
-        return False
-
-    def _file_size_limit(self) -> Ulimit:
-        size = (self._spec.storage_mb or 0) * _MIB
-        self.limits.append(f"storage: no file over {self._spec.storage_mb} MiB (the engine has no quota)")
-        return Ulimit(name="fsize", soft=size, hard=size)
+            await self.remove()
+            await self.start(image, entrypoint=entrypoint)
+        else:
+            if "storage_opt" in options:
+                self._engine.storage_quota = True
 
     def _options(self, image: ImageInfo) -> dict[str, Any]:
         spec = self._spec
+        limits = self.limits = list[str]()
         options: dict[str, Any] = {
             "image": image.id,
             "command": _IDLE,
@@ -107,12 +94,17 @@ class Container:
         }
         if spec.cpus:
             options["nano_cpus"] = int(spec.cpus * 1e9)
-            self.limits.append(f"{spec.cpus:g} cpus")
+            limits.append(f"{spec.cpus:g} cpus")
         if spec.memory_mb:
             options["mem_limit"] = options["memswap_limit"] = spec.memory_mb * _MIB
-            self.limits.append(f"memory {spec.memory_mb} MiB")
+            limits.append(f"memory {spec.memory_mb} MiB")
         if spec.storage_mb and self._engine.storage_quota is False:
-            options["ulimits"].append(self._file_size_limit())
+            size = spec.storage_mb * _MIB
+            options["ulimits"].append(Ulimit(name="fsize", soft=size, hard=size))
+            limits.append(f"storage: no file over {spec.storage_mb} MiB (the engine has no quota)")
+        elif spec.storage_mb:
+            options["storage_opt"] = {"size": f"{spec.storage_mb}M"}
+            limits.append(f"storage {spec.storage_mb} MiB")
         return options
 
     async def _create_and_start(self, options: dict[str, Any]) -> None:
@@ -125,18 +117,6 @@ class Container:
         container = self._engine.client.containers.create(**options)
         container.start()
         return str(container.id)
-
-    async def start_without_entrypoint(self, image: ImageInfo) -> None:
-        """Start again without the image's ENTRYPOINT, which did not run our command. Raises as
-        `start`."""
-        await self.remove()
-        self.limits.clear()
-        options = self._options(image)
-        options["entrypoint"], options["command"] = _IDLE[:1], _IDLE[1:]
-        try:
-            await self._create_and_start(options)
-        except APIError as error:
-            raise EnvironmentStartError(f"the container did not start: {error.explanation}") from error
 
     async def state(self) -> dict[str, Any]:
         """Return the engine's State of it. Raises EnvironmentLost."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import docker
 import requests
 import urllib3
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, BuildError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
 from runner.environments.base import EnvironmentLost
@@ -75,6 +75,39 @@ class Engine:
         except CONNECTION_ERRORS as error:
             raise EnvironmentLost(f"the Docker engine does not answer: {error}") from error
 
+    async def stream(
+        self,
+        begin: Callable[[Any], Iterator[dict[str, Any]]],
+        each: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> str | None:
+        """Run a long call (build, pull). Return why it failed; None if it did not.
+
+        A cancellation closes the connection, and the engine then stops its work.
+
+        Args:
+            begin: Starts the call on the low-level client that it gets, and returns its events.
+            each: Called with each event, in a thread.
+
+        Raises:
+            EnvironmentLost: The engine is gone.
+        """
+        call = _StreamedCall()
+        failures: list[str] = []
+
+        def note(event: dict[str, Any]) -> None:
+            each(event)
+            if "error" in event:
+                failures.append(str(event["error"]))
+
+        try:
+            await self.call(lambda: call.follow(begin(call.client), note))
+        except asyncio.CancelledError:
+            call.abort()
+            raise
+        except (APIError, BuildError, TypeError) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return failures[0] if failures else None
+
     async def answers(self, timeout_sec: float = 5.0) -> bool:
         """Return whether the engine answers."""
         try:
@@ -118,8 +151,8 @@ async def engine_unreachable() -> str | None:
     return None
 
 
-class Progress:
-    """A long streamed call (build, pull) that another thread can abort.
+class _StreamedCall:
+    """A streamed call that another thread can abort.
 
     The SDK gives no access to the connection of such a call. A response hook on a client of its own
     does.
@@ -137,7 +170,6 @@ class Progress:
             self.abort()
 
     def follow(self, events: Iterator[dict[str, Any]], each: Callable[[dict[str, Any]], None]) -> None:
-        """Pass on every event until the end, or until `abort`. Blocks."""
         try:
             for event in events:
                 if self._aborted.is_set():
@@ -150,7 +182,6 @@ class Progress:
             self.client.close()
 
     def abort(self) -> None:
-        """Close the connection. The engine then stops the build or pull."""
         self._aborted.set()
         for response in self._responses:
             with contextlib.suppress(AttributeError, OSError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker.errors import APIError, BuildError, ImageNotFound
+from docker.errors import ImageNotFound
 
 from runner.environments.base import (
     DockerSettings,
@@ -29,13 +28,12 @@ from runner.environments.base import (
     EnvironmentStartError,
     ImageUnavailable,
 )
-from runner.environments.docker.engine import Engine, Progress
+from runner.environments.docker.engine import Engine
 from runner.environments.dockerfile import base_images, needs_buildkit
 from runner.environments.owner import PREFIX
-from runner.processes import start_process
+from runner.processes import file_lock, start_process
 
 _ERROR_LINES = 12
-_LOCK_POLL_SEC = 0.2
 _FULL_DISK = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 # A retry may help: the registry, or the way to it, is busy.
 _TRANSIENT = re.compile(
@@ -163,24 +161,11 @@ async def find_image(engine: Engine, name: str) -> ImageInfo | None:
 
 
 async def _pull(engine: Engine, name: str) -> ImageInfo:
-    progress = Progress()
-    failures: list[str] = []
-
-    def each(event: dict[str, Any]) -> None:
-        if "error" in event:
-            failures.append(str(event["error"]))
-
-    def work() -> None:
-        tag = None if "@" in name or _version(name) != "latest" or name.endswith(":latest") else "latest"
-        progress.follow(progress.client.pull(name, tag=tag, stream=True, decode=True), each)
-
-    try:
-        await _abortable(engine, progress, work)
-    except APIError as error:
-        failures.append(str(error.explanation or error))
+    tag = None if "@" in name or _version(name) != "latest" or name.endswith(":latest") else "latest"
+    failure = await engine.stream(lambda client: client.pull(name, tag=tag, stream=True, decode=True))
     found = await find_image(engine, name)
-    if failures or found is None:
-        said = " ".join(failures[:1]) or "it was pulled but is not there"
+    if failure is not None or found is None:
+        said = failure or "it was pulled but is not there"
         raise _failure(name, f"no image {name} here, and it cannot be pulled: {said}", said)
     return found
 
@@ -261,37 +246,26 @@ async def _build_by_api(
     log_path: Path,
     last: deque[str],
 ) -> str | None:
-    progress = Progress()
-    failures: list[str] = []
+    def begin(client: Any) -> Any:
+        return client.build(
+            path=str(context),
+            tag=name,
+            rm=True,
+            forcerm=True,
+            network_mode=settings.build_network or None,
+            labels=labels,
+            decode=True,
+        )
 
-    def work() -> None:
-        with log_path.open("w", encoding="utf-8") as log:
+    with log_path.open("w", encoding="utf-8") as log:
 
-            def each(event: dict[str, Any]) -> None:
-                text = str(event.get("stream") or event.get("error") or event.get("status") or "")
-                log.write(text if text.endswith("\n") else text + "\n")
-                log.flush()
-                last.extend(line for line in text.splitlines() if line.strip())
-                if "error" in event:
-                    failures.append(str(event["error"]))
+        def each(event: dict[str, Any]) -> None:
+            text = str(event.get("stream") or event.get("error") or event.get("status") or "")
+            log.write(text if text.endswith("\n") else text + "\n")
+            log.flush()
+            last.extend(line for line in text.splitlines() if line.strip())
 
-            network = settings.build_network or None
-            events = progress.client.build(
-                path=str(context),
-                tag=name,
-                rm=True,
-                forcerm=True,
-                network_mode=network,
-                labels=labels,
-                decode=True,
-            )
-            progress.follow(events, each)
-
-    try:
-        await _abortable(engine, progress, work)
-    except (APIError, BuildError, TypeError) as error:
-        return str(getattr(error, "explanation", None) or error)
-    return failures[0] if failures else None
+        return await engine.stream(begin, each)
 
 
 async def _build_by_cli(
@@ -334,15 +308,6 @@ async def _build_by_cli(
     return None if code == 0 else f"docker build ended with {code}"
 
 
-async def _abortable(engine: Engine, progress: Progress, work: Any) -> None:
-    """Run a streamed call in a thread. Abort it if this task is cancelled."""
-    try:
-        await engine.call(work)
-    except asyncio.CancelledError:
-        progress.abort()
-        raise
-
-
 @contextlib.asynccontextmanager
 async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncGenerator[None, None]:
     """Hold the lock of one image, across the tasks of this process and across processes."""
@@ -350,11 +315,5 @@ async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncGenerator[N
     async with _locks.setdefault(key, asyncio.Lock()):
         folder = settings.cache_dir / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / (re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".lock")).open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(_LOCK_POLL_SEC)
+        async with file_lock(folder / (re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".lock")):
             yield
