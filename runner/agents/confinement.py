@@ -12,8 +12,6 @@ from typing import Protocol
 from runner.agents.limits import AgentLimits
 from runner.agents.package import AgentPackage
 
-__all__ = ["AgentWorkdir", "Confinement", "Unconfined"]
-
 _CHILD = Path(__file__).with_name("child.py")
 
 

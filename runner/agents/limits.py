@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["AgentLimits", "ControlGroups", "remove_stale_groups"]
-
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "capstan-agent-"
 _MIB = 1 << 20

@@ -10,8 +10,6 @@ from pathlib import Path, PurePosixPath
 from runner.agents.requirements import RequirementsError, prepare_interpreter
 from runner.submission import BuildError, build_zip, check_entrypoint, check_structure, open_archive
 
-__all__ = ["AgentPackage", "PackageError"]
-
 
 class PackageError(Exception):
     """A submission that cannot be run. The message is one line.

@@ -25,8 +25,6 @@ from runner.agents.protocol import (
 )
 from runner.results import AgentContext, utc_now
 
-__all__ = ["AgentSession", "SessionError"]
-
 
 class SessionError(Exception):
     """The agent's process ended, or broke a rule, before it sent `Done`.

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.environments.owner import orphaned_directories, owned_directory
@@ -15,41 +14,26 @@ INSIDE = Path("/run/capstan")
 _PREFIX = "capstan-dind-"
 
 
-@dataclass(frozen=True)
 class SharedDir:
-    """The folder's files, on the side on which `root` lies."""
+    """The folder's files, on the side on which `root` lies.
 
-    root: Path
+    Attributes:
+        relay: The unix socket of the relay that holds the key.
+        engine: The unix socket of the inner engine.
+        control: The unix socket over which the two sides exchange messages (link.py).
+        submission: The agent's ZIP.
+        engine_log: The log of dockerd.
+        inside_log: The log of the inner runner.
+    """
 
-    @property
-    def relay(self) -> Path:
-        """The unix socket of the relay that holds the key."""
-        return self.root / "relay.sock"
-
-    @property
-    def engine(self) -> Path:
-        """The unix socket of the inner engine."""
-        return self.root / "docker.sock"
-
-    @property
-    def control(self) -> Path:
-        """The unix socket over which the two sides exchange messages (link.py)."""
-        return self.root / "control.sock"
-
-    @property
-    def submission(self) -> Path:
-        """The agent's ZIP."""
-        return self.root / "agent.zip"
-
-    @property
-    def engine_log(self) -> Path:
-        """The log of dockerd."""
-        return self.root / "dockerd.log"
-
-    @property
-    def inside_log(self) -> Path:
-        """The log of the inner runner."""
-        return self.root / "inside.log"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.relay = root / "relay.sock"
+        self.engine = root / "docker.sock"
+        self.control = root / "control.sock"
+        self.submission = root / "agent.zip"
+        self.engine_log = root / "dockerd.log"
+        self.inside_log = root / "inside.log"
 
 
 @contextlib.contextmanager

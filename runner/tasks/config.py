@@ -19,23 +19,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from runner.config import SECRET_VARIABLES
 from runner.json_values import is_object
 
-__all__ = [
-    "AgentSection",
-    "Artifact",
-    "CollectHook",
-    "EnvironmentSection",
-    "Healthcheck",
-    "NetworkMode",
-    "SolutionSection",
-    "TaskConfig",
-    "TaskError",
-    "TaskSection",
-    "UnsupportedTask",
-    "VerifierSection",
-    "one_line",
-    "resolve_env",
-]
-
 NetworkMode = Literal["public", "no-network", "allowlist"]
 
 _PACKAGE_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]*/[a-zA-Z0-9][a-zA-Z0-9._-]*$")

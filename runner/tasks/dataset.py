@@ -12,8 +12,6 @@ from runner.tasks.config import TaskError
 from runner.tasks.parse import parse_config
 from runner.tasks.task import Task, load_task
 
-__all__ = ["Dataset", "load_dataset"]
-
 _TASK_PARTS = ("task.toml", "instruction.md", "environment", "tests")
 
 

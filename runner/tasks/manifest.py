@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from runner.tasks.config import TaskError
 from runner.tasks.task import Task
 
-__all__ = ["Manifest", "ManifestEntry"]
-
 
 class ManifestEntry(BaseModel):
     """One task of a manifest."""

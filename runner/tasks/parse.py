@@ -16,8 +16,6 @@ from pydantic.fields import FieldInfo
 from runner.json_values import is_list, is_object
 from runner.tasks.config import TaskConfig, TaskError, one_line
 
-__all__ = ["parse_config", "read_text"]
-
 # Old names that the models read before they look at their fields.
 _OLD_NAMES: dict[str, tuple[str, ...]] = {
     "TaskConfig": ("version",),

@@ -10,8 +10,6 @@ from runner.tasks.config import TaskConfig, TaskError, UnsupportedTask
 from runner.tasks.digest import content_digest, refuse_escapes
 from runner.tasks.parse import parse_config, read_text
 
-__all__ = ["Task", "load_task"]
-
 _CANARY = re.compile(r"^(<!--.*canary.*-->|#.*canary.*)$", re.IGNORECASE)
 _COMPOSE_FILES = ("docker-compose.yaml", "docker-compose.yml", "compose.yaml", "compose.yml")
 
