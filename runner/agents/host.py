@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
@@ -22,7 +21,7 @@ from runner.agents.protocol import Done
 from runner.agents.session import AgentSession, SessionError
 from runner.config import Rules
 from runner.environments import Environment
-from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
+from runner.environments.owner import PREFIX, owned_directory, remove_orphans
 from runner.processes import run_to_end
 from runner.results import Timing, utc_now
 
@@ -269,7 +268,4 @@ def _disk_usage(folder: Path, most_files: int) -> tuple[int, int]:
 
 def remove_stale_agents() -> list[Path]:
     """Remove the work folders and control groups of agents whose runner is dead. Return them."""
-    folders = list(orphaned_directories(_PREFIX, (tempfile.gettempdir(),)))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    return [*folders, *remove_stale_groups()]
+    return [*remove_orphans(_PREFIX), *remove_stale_groups()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from runner.agents.confinement import AgentWorkdir
 from runner.agents.limits import AgentLimits
 from runner.agents.package import AgentPackage
+from runner.environments.rootfs.tree import hand_over
 from runner.processes import start_process
 
 RELAY_PORT = 8080
@@ -23,7 +24,6 @@ BASE_URL = f"http://127.0.0.1:{RELAY_PORT}"
 """The relay's address for the agent, on the loopback interface of its own network."""
 
 _MIB = 1 << 20
-_COPY_BYTES = _MIB
 WORK_BYTES = 512 * _MIB
 SHARED_BYTES = 64 * _MIB
 _WORK_FILES = 50_000
@@ -130,12 +130,9 @@ class BubblewrapConfinement:
 
 
 def _fill(package: AgentPackage, work: Path, uid: int) -> None:
-    root, home = work / "agent", work / "home"
-    package.unpack(root)
-    home.mkdir()
-    for parent, folders, files in os.walk(work):
-        for name in (*folders, *files):
-            os.chown(Path(parent, name), uid, uid, follow_symlinks=False)
+    package.unpack(work / "agent")
+    (work / "home").mkdir()
+    hand_over(work, uid, uid)
 
 
 async def _run(*command: str) -> None:
@@ -189,5 +186,4 @@ def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
 def _copy(source: Path, target: Path) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
-        while data := reader.read(_COPY_BYTES):
-            writer.write(data)
+        shutil.copyfileobj(reader, writer)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-from runner.environments.owner import orphaned_directories, owned_directory
+from runner.environments.owner import owned_directory, remove_orphans
 
 INSIDE = Path("/run/capstan")
 _PREFIX = "capstan-dind-"
@@ -51,9 +50,4 @@ def open_shared_dir() -> Generator[SharedDir]:
 
 def remove_stale_shared_dirs() -> list[Path]:
     """Remove the folders of dead runners, and return them."""
-    removed: list[Path] = []
-    for path in orphaned_directories(_PREFIX, (tempfile.gettempdir(),)):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(path)
-            removed.append(path)
-    return removed
+    return remove_orphans(_PREFIX)

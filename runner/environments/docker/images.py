@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,18 +211,28 @@ async def _build(engine: Engine, spec: EnvironmentSpec, settings: DockerSettings
             _raise_known(base)
     log_path = settings.cache_dir / "builds" / (name.replace("/", "_").replace(":", "_") + ".log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    labels = {"capstan.kind": "image", "capstan.task": spec.task_name}
     last: deque[str] = deque(maxlen=_ERROR_LINES)
-    build = _build_by_cli if needs_buildkit(dockerfile) else _build_by_api
+    by_cli = needs_buildkit(dockerfile)
     _failures.pop(name, None)
-    said = await build(engine, dockerfile.parent, name, settings, labels, log_path, last)
+    with log_path.open("w", encoding="utf-8") as log:
+
+        def note(text: str) -> None:
+            log.write(text)
+            log.flush()
+            last.extend(line for line in text.splitlines() if line.strip())
+
+        labels = {"capstan.kind": "image", "capstan.task": spec.task_name}
+        if by_cli:
+            said = await _build_by_cli(dockerfile.parent, name, labels, settings.build_network, note)
+        else:
+            said = await _build_by_api(engine, dockerfile.parent, name, labels, settings.build_network, note)
     if said is None:
         return
     if not await engine.answers():
         raise EnvironmentLost(f"the Docker engine went away during the build of {name}")
     for base in bases:
         if _is_about(base, last) and not await find_image(engine, base):
-            why = said if build is _build_by_api else last[-1]
+            why = last[-1] if by_cli else said
             raise _failure(base, f"no image {base} here, and it cannot be pulled: {why}", why)
     end = "\n".join(last)
     words = f"{dockerfile}: the build failed: {said} (whole log: {log_path}); its end:\n{end}"
@@ -241,10 +251,9 @@ async def _build_by_api(
     engine: Engine,
     context: Path,
     name: str,
-    settings: DockerSettings,
     labels: dict[str, str],
-    log_path: Path,
-    last: deque[str],
+    network: str,
+    note: Callable[[str], None],
 ) -> str | None:
     def begin(client: Any) -> Any:
         return client.build(
@@ -252,37 +261,27 @@ async def _build_by_api(
             tag=name,
             rm=True,
             forcerm=True,
-            network_mode=settings.build_network or None,
+            network_mode=network or None,
             labels=labels,
             decode=True,
         )
 
-    with log_path.open("w", encoding="utf-8") as log:
+    def each(event: dict[str, Any]) -> None:
+        text = str(event.get("stream") or event.get("error") or event.get("status") or "")
+        note(text if text.endswith("\n") else text + "\n")
 
-        def each(event: dict[str, Any]) -> None:
-            text = str(event.get("stream") or event.get("error") or event.get("status") or "")
-            log.write(text if text.endswith("\n") else text + "\n")
-            log.flush()
-            last.extend(line for line in text.splitlines() if line.strip())
-
-        return await engine.stream(begin, each)
+    return await engine.stream(begin, each)
 
 
 async def _build_by_cli(
-    _engine: Engine,
-    context: Path,
-    name: str,
-    settings: DockerSettings,
-    labels: dict[str, str],
-    log_path: Path,
-    last: deque[str],
+    context: Path, name: str, labels: dict[str, str], network: str, note: Callable[[str], None]
 ) -> str | None:
     if shutil.which("docker") is None:
         return "its Dockerfile needs BuildKit: install the docker command with its buildx plugin"
     command = ["docker", "build", "--progress", "plain", "--tag", name]
     command += [f"--label={key}={value}" for key, value in labels.items()]
-    if settings.build_network:
-        command.append(f"--network={settings.build_network}")
+    if network:
+        command.append(f"--network={network}")
     process = await start_process(
         *command,
         str(context),
@@ -294,12 +293,8 @@ async def _build_by_cli(
     )
     assert process.stdout is not None
     try:
-        with log_path.open("wb") as log:
-            while data := await process.stdout.read(65536):
-                log.write(data)
-                last.extend(
-                    line for line in data.decode("utf-8", errors="replace").splitlines() if line.strip()
-                )
+        while data := await process.stdout.read(65536):
+            note(data.decode("utf-8", errors="replace"))
         code = await process.wait()
     finally:
         if process.returncode is None:

@@ -30,8 +30,8 @@ from runner.environments.base import (
     TransferError,
 )
 from runner.environments.dockerfile import Recipe, parse_dockerfile
-from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
-from runner.environments.rootfs.tree import build_rootfs, hand_over, remove_tree
+from runner.environments.owner import PREFIX, owned_directory, remove_orphans, remove_tree
+from runner.environments.rootfs.tree import build_rootfs, hand_over
 from runner.environments.shell_session import ShellSessionClosed, ShellSessionPool
 from runner.environments.transfers import TarEnvironment
 
@@ -291,13 +291,7 @@ def is_open(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def remove_stale_roots() -> list[str]:
-    """Remove the folders of runners that are dead; their processes died with them. Return the
-    folders."""
-    removed: list[str] = []
+def remove_stale_roots() -> list[Path]:
+    """Remove the folders of dead runners, whose processes died with them. Return the folders."""
     places = (tempfile.gettempdir(), _open_directory(), "/var/tmp", "/tmp")
-    for prefix in _DIRECTORY_PREFIXES:
-        for base in orphaned_directories(prefix, places):
-            remove_tree(base)
-            removed.append(str(base))
-    return removed
+    return [path for prefix in _DIRECTORY_PREFIXES for path in remove_orphans(prefix, places)]

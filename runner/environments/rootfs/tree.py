@@ -132,28 +132,10 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
             shutil.copy2(source, final)
 
 
-def remove_tree(root: Path) -> None:
-    """Remove the folder of a trial whatever modes its contents have. What cannot be removed stays.
-
-    Nothing above `root` is touched. Two runners may remove the same folder at once.
-    """
-    shutil.rmtree(root, ignore_errors=True)
-    if not root.is_dir() or root.is_symlink():
-        return
-    # An ordinary user cannot list a folder of mode 000.
-    with contextlib.suppress(OSError):
-        root.chmod(0o700)
-    for folder, names, _ in os.walk(root):
-        for path in (Path(folder, name) for name in names):
-            with contextlib.suppress(OSError):
-                if not path.is_symlink():
-                    path.chmod(0o700)
-    shutil.rmtree(root, ignore_errors=True)
-
-
 def hand_over(root: Path, uid: int, gid: int) -> None:
-    """Give `root` and everything below it to another user."""
+    """Give `root` and everything below it to another user. What vanishes meanwhile is left out."""
     os.chown(root, uid, gid)
     for folder, names, files in os.walk(root):
         for name in (*names, *files):
-            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
+            with contextlib.suppress(OSError):
+                os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
