@@ -39,11 +39,6 @@ class OracleAgent:
     """The agent that runs a task's own solution. A sound task gives it reward 1.
 
     See docs/contract.md, Oracle.
-
-    Args:
-        task: The task.
-        environment: The environment to solve it in; started.
-        logs_dir: The trial's agent folder.
     """
 
     name: ClassVar = "oracle"

@@ -42,11 +42,7 @@ class Confinement(Protocol):
     ) -> AbstractAsyncContextManager[AgentWorkdir]:
         """Open the folders of one agent. At the end they are gone, and the logs are in `logs_dir`.
 
-        Args:
-            package: The submission to unpack.
-            work_dir: An empty folder for this trial, which the caller removes.
-            logs_dir: The trial's agent folder.
-            limits: Limits on what the agent may write.
+        `work_dir` is an empty folder for this trial, which the caller removes.
         """
         ...
 

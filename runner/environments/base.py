@@ -18,8 +18,7 @@ NetworkMode = Literal["none", "public"]
 EnvironmentKind = Literal["docker", "sandbox", "proot"]
 
 MAX_COMMAND_BYTES = 128 * 1024 - 1
-"""Longest command in bytes: Linux's MAX_ARG_STRLEN less the closing NUL, as under `docker exec
-bash -c`."""
+"""Longest command in bytes, as under `docker exec`: Linux's MAX_ARG_STRLEN less the NUL."""
 
 OUTPUT_LIMIT_BYTES = 10 * 1024 * 1024
 """Most bytes of a command's output that are kept: half from its start, half from its end."""
@@ -81,8 +80,7 @@ class ExecTimeout(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """The result of one command. `stdout` holds stdout and stderr merged, None if empty;
-    `stderr` is None."""
+    """A command's result. `stdout` has both streams, or is None if empty; `stderr` is None."""
 
     stdout: str | None
     stderr: str | None
@@ -250,8 +248,7 @@ class Environment(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Kill every process and remove everything made. Idempotent; a container that is gone is
-        no error."""
+        """Kill every process and remove everything made, as far as it is there. Idempotent."""
 
     @abstractmethod
     async def exec(
@@ -287,13 +284,11 @@ class Environment(ABC):
 
     @abstractmethod
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        """Copy one file in with its mode, and make its parents. Raises TransferError,
-        EnvironmentLost."""
+        """Copy a file in with its mode; make its parents. Raises TransferError, EnvironmentLost."""
 
     @abstractmethod
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
-        """Copy the contents of a folder into `target_dir`. Raises TransferError,
-        EnvironmentLost."""
+        """Copy the contents of a folder in. Raises TransferError, EnvironmentLost."""
 
     @abstractmethod
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
@@ -301,8 +296,7 @@ class Environment(ABC):
 
     @abstractmethod
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        """Copy the contents of a folder out, without links that lead outside it. Raises as
-        download_file."""
+        """Copy a folder's contents out, without links out of it. Raises as download_file."""
 
     @abstractmethod
     async def is_alive(self) -> bool:

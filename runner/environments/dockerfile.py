@@ -36,8 +36,7 @@ DEFAULT_WORKDIR = "/app"
 
 @dataclass(frozen=True, slots=True)
 class CopyStep:
-    """One COPY: `sources` are patterns in the build context; `target` is absolute and ends with
-    "/" if a folder."""
+    """One COPY of patterns in the build context. A `target` that is a folder ends with "/"."""
 
     line: int
     sources: tuple[str, ...]
@@ -56,8 +55,7 @@ class Recipe:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (number of its first line, instruction): no comments, no heredocs, continuations
-    joined."""
+    """Yield (number of its first line, instruction), joined and without heredocs."""
     joined, start = "", 0
     lines = text.splitlines()
     at = 0
@@ -80,8 +78,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _after_heredocs(instruction: str, lines: Sequence[str], at: int) -> int:
-    """Return the index of the line after the heredocs that an instruction opens; `at` if it
-    opens none."""
+    """Return the index of the line after the heredocs that an instruction opens."""
     if instruction.split(None, 1)[0].upper() not in ("RUN", "COPY", "ADD"):
         return at
     for match in _HEREDOC.finditer(instruction):

@@ -54,8 +54,7 @@ def current_owner() -> str:
 
 
 def is_alive(owner: str) -> bool:
-    """Return whether that process still runs. True for another pid namespace, which cannot be
-    seen here."""
+    """Return whether that process still runs; True if it is in another pid namespace."""
     parts = owner.split("/")
     if len(parts) != 4 or not parts[2].isdigit():
         return False

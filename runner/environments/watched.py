@@ -70,8 +70,7 @@ class WatchedRun:
         return GuardedResult(output, code, timed_out, "watched", tuple(findings))
 
     async def _make_fresh(self, run: GuardedRun) -> None:
-        """Make new folders. A process that holds an old one open no longer reaches it by its
-        path."""
+        """Make new folders, out of reach of a process that holds an old one open."""
         folders = list(dict.fromkeys([*run.upload, *run.collect]))
         # Moved away first, because a process that keeps writing into one would prevent its removal.
         old = f".old.{secrets.token_hex(8)}"
@@ -119,8 +118,7 @@ class WatchedRun:
         return found
 
     async def _collect(self, folder: str, target: Path) -> None:
-        """Download a folder; try again if a file changes meanwhile. A missing folder counts as
-        empty."""
+        """Download a folder, again if a file changes meanwhile. A missing one counts as empty."""
         for attempt in range(TRIES):
             try:
                 await self._environment.download_dir(folder, target)

@@ -33,28 +33,15 @@ _ENTER = Path(__file__).with_name("enter.py")
 _CHILD = Path(sys.modules[AgentPackage.__module__].__file__ or "").with_name("child.py")
 # The parts of /etc that Python, name resolution and TLS read. None of them is secret.
 _ETC = (
-    "alternatives",
-    "group",
-    "hosts",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "mime.types",
-    "nsswitch.conf",
-    "passwd",
-    "protocols",
-    "services",
-    "ssl",
+    *("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
+    *("mime.types", "nsswitch.conf", "passwd", "protocols", "services", "ssl"),
 )
 
 
 class BubblewrapConfinement:
     """Confine each agent with bubblewrap, as an unprivileged user that can reach only the relay.
 
-    Args:
-        relay_socket: The unix socket of the inner relay.
-        note: Called with one line for each log that was left out.
+    `note` is called with one line for each log that was left out.
     """
 
     def __init__(self, relay_socket: Path, note: Callable[[str], None]) -> None:
@@ -151,12 +138,7 @@ def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
     """Copy the agent's logs, and return a line for each that was left out.
 
     The files are treated as hostile: links are not followed, a sparse file counts with its full size, and
-    no file of `target` is replaced.
-
-    Args:
-        source: The folder that the agent wrote.
-        target: The trial's folder for its logs.
-        most_bytes: The total size that is copied at most.
+    no file of `target` is replaced. At most `most_bytes` are copied in total.
     """
     left_out: list[str] = []
     left = most_bytes

@@ -33,17 +33,8 @@ _RACE = "no such network interface"
 _STARTS = 3
 # The container's own folders, which no folder of the host may hide.
 _TAKEN = (
-    "/usr",
-    "/etc",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib64",
-    "/proc",
-    "/sys",
-    "/dev",
-    "/run",
-    "/var/lib/docker",
+    *("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64"),
+    *("/proc", "/sys", "/dev", "/run", "/var/lib/docker"),
 )
 
 

@@ -52,10 +52,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepa
 class OuterRelay(LiveUpstream):
     """Pass each call to the outer relay, with the token of the trial's account there.
 
-    Args:
-        socket_path: The unix socket of the outer relay.
-        mode: The mode that the outer relay reports for its answers.
-        scripted: Whether its answers are scripted.
+    `mode` and `scripted` are what the outer relay reports for its answers.
     """
 
     def __init__(self, socket_path: Path, *, mode: str, scripted: bool) -> None:

@@ -51,9 +51,6 @@ def build_zip(source: Path) -> BuildReport:
 
     The last two are generated from the tree's pyproject.toml.
 
-    Args:
-        source: The folder with agent.py.
-
     Raises:
         BuildError: There is no agent.py, a file is a symbolic link or cannot be read, or
             pyproject.toml is invalid.

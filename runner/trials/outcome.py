@@ -35,13 +35,7 @@ class OutcomePolicy:
 
 
 def classify_outcome(rules: Rules, outcome: AgentOutcome, *, timeout_sec: float | None) -> OutcomePolicy:
-    """Return the policy for an outcome.
-
-    Args:
-        rules: Whose rules apply.
-        outcome: How the run ended.
-        timeout_sec: The agent's time limit, for the error message.
-    """
+    """Return the policy for an outcome. `timeout_sec` is the agent's limit, for the message."""
     match outcome.kind:
         case "completed":
             return OutcomePolicy(verify=True, timed_out=outcome.deadline_reached)

@@ -71,14 +71,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verifier:
-    """The verifier of one trial.
+    """The verifier of one trial, after the agent's run.
 
-    Args:
-        task: The task.
-        environment: The trial's environment, after the agent's run.
+    Attributes:
         folder: The trial's verifier folder. /logs/verifier is copied there.
         timeout_sec: The time limit of test.sh.
-        env: The verifier's variables.
         log: Writes a line to the trial's log.
     """
 

@@ -1,5 +1,4 @@
-"""One trial's container: made with the task's limits and our labels, removed without a grace
-period."""
+"""One trial's container, with the task's limits and our labels."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ def labels_of(spec: EnvironmentSpec) -> dict[str, str]:
 
 
 class Container:
-    """A container from `start` to `remove`. `limits` says which limits of the task are enforced,
-    and how."""
+    """A container from `start` to `remove`. `limits` says how the task's limits are enforced."""
 
     def __init__(self, engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> None:
         self._engine = engine
@@ -124,8 +122,7 @@ class Container:
         return raw["State"]
 
     async def remove(self) -> None:
-        """Kill it and remove it with its anonymous volumes. A container that is gone is no
-        error."""
+        """Kill it and remove it with its anonymous volumes, if it is there."""
         if self._making is None:
             return
         await asyncio.wait({self._making}, timeout=REMOVE_LIMIT_SEC)

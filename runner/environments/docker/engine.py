@@ -45,8 +45,7 @@ class Engine:
     def __init__(self) -> None:
         self.client: Any = docker.from_env(max_pool_size=MAX_CALLS_AT_ONCE, timeout=CALL_TIMEOUT_SEC)
         self.storage_quota: bool | None = None
-        """Whether its storage driver takes a size per container; None until a container asks for
-        one."""
+        """Whether its storage driver takes a size per container; None until one asks."""
         self._threads = ThreadPoolExecutor(MAX_CALLS_AT_ONCE, thread_name_prefix="docker")
 
     @property
@@ -133,8 +132,7 @@ def shared_engine() -> Engine:
 
 
 async def engine_unreachable() -> str | None:
-    """Return why no Docker engine can be used, in one line; None if one answers within a few
-    seconds."""
+    """Return why no Docker engine can be used, in one line; None if one answers in time."""
     address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
         # It asks for the engine's version.

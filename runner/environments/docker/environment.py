@@ -96,8 +96,7 @@ class DockerEnvironment(TarEnvironment):
         await self._upload_context()
 
     async def _upload_context(self) -> None:
-        """Copy environment/ to the WORKDIR if there is an image and no Dockerfile, as Harbor
-        does."""
+        """Copy environment/ to the WORKDIR if it has no Dockerfile, as Harbor does."""
         context = self.spec.context_dir
         if (
             not self.spec.docker_image

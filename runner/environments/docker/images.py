@@ -47,8 +47,7 @@ _locks: dict[tuple[int, str], asyncio.Lock] = {}
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image that the engine has. `user` is "" for root; `workdir` is "/" if the image names
-    none."""
+    """An image that the engine has. `user` "" is root; `workdir` is "/" if it names none."""
 
     name: str
     id: str

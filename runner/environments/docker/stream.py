@@ -48,8 +48,7 @@ class Demultiplexer:
 
 
 class ExecStream:
-    """A ByteStream over the attach socket of one exec. Its stderr is dropped unless `keep` is
-    called."""
+    """A ByteStream over the attach socket of one exec. stderr is dropped without `keep`."""
 
     def __init__(self, raw: Any, sock: socket.socket, exec_id: str) -> None:
         self.exec_id = exec_id

@@ -116,8 +116,7 @@ def _descendants() -> list[int]:
 
 
 def _kill_all() -> None:
-    """Kill all descendants and return when none is left. Orphans come to this process, their
-    subreaper."""
+    """Kill all descendants, orphans included (this is their subreaper), and wait for them."""
     while True:
         for pid in _descendants():
             with contextlib.suppress(OSError):

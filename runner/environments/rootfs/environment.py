@@ -45,16 +45,14 @@ _DIRECTORY_PREFIXES = (f"{PREFIX}sandbox-", f"{PREFIX}proot-")
 
 
 def credentials() -> dict[str, Any]:
-    """Return the arguments for a subprocess that runs as the unprivileged user, if the runner is
-    root."""
+    """Return a subprocess's arguments for the unprivileged user, if the runner is root."""
     if os.geteuid() != 0:
         return {}
     return {"user": UNPRIVILEGED_ID, "group": UNPRIVILEGED_ID, "extra_groups": []}
 
 
 def rootfs_refusal(spec: EnvironmentSpec) -> str | None:
-    """Return why no trial of this task can run in the sandbox or proot, in one line; None if it
-    can."""
+    """Return why this task cannot run in the sandbox or proot, in one line; None if it can."""
     try:
         _recipe(spec)
     except EnvironmentUnsupported as error:
@@ -147,7 +145,7 @@ class RootfsEnvironment(TarEnvironment):
     async def _enter(
         self, command: Sequence[str], env: Mapping[str, str], **streams: int
     ) -> asyncio.subprocess.Process:
-        """Start a process in the environment. `streams` are `subprocess`'s stdin, stdout, stderr."""
+        """Start a process in the environment, with stdin, stdout and stderr as `subprocess`'s."""
 
     @abstractmethod
     async def _stop_processes(self) -> None:

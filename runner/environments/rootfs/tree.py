@@ -11,23 +11,8 @@ from runner.environments.base import EnvironmentStartError
 from runner.environments.dockerfile import CopyStep, Recipe
 
 FOLDERS = (
-    *(
-        "app",
-        "root",
-        "home",
-        "opt",
-        "srv",
-        "mnt",
-        "media",
-        "run",
-        "run/lock",
-        "tests",
-        "workspace",
-        "proc",
-        "dev",
-    ),
-    *("usr", "sys", "etc", "etc/ssl", "var", "var/log", "var/lib", "var/cache", "logs", "logs/agent"),
-    *("logs/verifier", "logs/artifacts"),
+    *("app", "root", "home", "opt", "srv", "mnt", "media", "run", "run/lock", "tests", "workspace"),
+    *("proc", "dev", "usr", "sys", "etc", "etc/ssl", "var", "var/log", "var/lib", "var/cache", "logs"),
 )
 OPEN_FOLDERS = ("tmp", "var/tmp", "logs/agent", "logs/verifier", "logs/artifacts")
 
@@ -90,8 +75,7 @@ def _mount_point(root: Path, host: Path) -> None:
 
 
 def read_only_binds() -> list[tuple[str, str]]:
-    """Return (host path, path inside) of each part of the host that is visible inside,
-    read-only."""
+    """Return (host path, path inside) of each part of the host that is visible inside."""
     binds = [(path, path) for path in HOST_PATHS]
     binds += [(path, path) for path in HOST_LINKS if Path(path).is_dir() and not Path(path).is_symlink()]
     binds += [(str(Path(path).resolve()), path) for path in HOST_ETC if Path(path).exists()]
