@@ -12,15 +12,7 @@ from runner.submission import BuildError, build_zip, check_entrypoint, check_str
 
 
 class PackageError(Exception):
-    """A submission that cannot be run. The message is one line.
-
-    Attributes:
-        code: The validator's rejection code (docs/contract.md, The ZIP), or None.
-    """
-
-    def __init__(self, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
+    """A submission that cannot be run. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +64,12 @@ def _read(source: Path) -> tuple[str, Mapping[str, bytes]]:
     try:
         archive = open_archive(build_zip(source).data if source.is_dir() else source)
     except BuildError as error:
-        raise PackageError(str(error), "missing_entrypoint") from None
+        raise PackageError(str(error)) from None
     except OSError as error:
         raise PackageError(f"{source}: cannot be read: {error.strerror or error}") from None
     findings = check_structure(archive) or check_entrypoint(archive)
     if findings:
         first = findings[0]
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise PackageError(
-            f"{source}: {first.where}: {first.message}: {first.mend} [{first.code}]{more}", first.code
-        )
+        raise PackageError(f"{source}: {first.where}: {first.message}: {first.mend} [{first.code}]{more}")
     return archive.sha256, archive.contents

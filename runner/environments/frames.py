@@ -148,11 +148,6 @@ class BoundedOutput:
         self._tail_size = 0
         self._total = 0
 
-    @property
-    def total(self) -> int:
-        """Return the number of bytes seen."""
-        return self._total
-
     def add(self, data: bytes) -> None:
         """Take in the next bytes."""
         self._total += len(data)

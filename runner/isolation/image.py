@@ -32,6 +32,11 @@ _LOCK = _RUNNER.parent / "locks" / "runner.txt"
 _SKIPPED = frozenset({"__pycache__"})
 
 
+def base_image() -> str:
+    """Return the name of the image that the runner's image is built from."""
+    return os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+
+
 @dataclass(frozen=True)
 class BuildInputs:
     """Everything the image is made of. `files` is its build context, by path."""
@@ -78,7 +83,7 @@ async def ensure_runner_image(
     engine: Engine, settings: DockerSettings, note: Callable[[str], None]
 ) -> ImageInfo:
     """Return the image, and build it if it is missing. Raises JobError with the end of the build's log."""
-    base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+    base = base_image()
     inputs = await asyncio.to_thread(BuildInputs.collect, base)
     async with one_at_a_time(settings, inputs.tag):
         if (found := await find_image(engine, inputs.tag)) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from runner.environments.docker import Engine, shared_engine
 from runner.environments.docker.container import LABEL_KIND, LABEL_OWNER
 from runner.environments.owner import PREFIX, current_owner
 from runner.isolation.container import ISOLATED_KIND
-from runner.isolation.image import BASE_VARIABLE, DEFAULT_BASE, REPOSITORY
+from runner.isolation.image import REPOSITORY, base_image
 
 _LACKS_CAPABILITY = "caps"
 
@@ -40,7 +39,7 @@ async def probe() -> ProbeResult:
     try:
         image = await engine.call(_find_image, engine)
         if image is None:
-            base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+            base = base_image()
             return ProbeResult(
                 True,
                 f"its image will be built from {base}, which the engine does not have yet",
@@ -58,8 +57,7 @@ async def probe() -> ProbeResult:
 
 def _find_image(engine: Engine) -> str | None:
     """Return the id of the runner's image or of its base, whichever the engine has."""
-    base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
-    for name in (REPOSITORY, base):
+    for name in (REPOSITORY, base_image()):
         found: list[dict[str, Any]] = engine.api.images(name=name)
         if found:
             return str(found[0]["Id"])

@@ -44,18 +44,6 @@ class TaskError(Exception):
         super().__init__(f"{one_line(str(path))}: {self.problem}")
 
 
-class UnsupportedTask(TaskError):
-    """A valid task that needs a feature this runner does not have.
-
-    Attributes:
-        feature: The name that a user would search for: "steps", "gpus", "compose".
-    """
-
-    def __init__(self, path: Path, feature: str, problem: str) -> None:
-        self.feature = feature
-        super().__init__(path, f"not supported: {problem}")
-
-
 def one_line(text: str) -> str:
     """Escape control characters and lone surrogates, so that any terminal shows one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -48,7 +48,6 @@ class Verdict:
             after the reward had been written.
         error_type: Harbor's name for the error.
         error: The error in one line.
-        exit_code: The exit code of test.sh, which does not count.
         guard: How the reward was protected (`runner.environments.GuardedResult`).
         marks: Codes for the trial's record.
         notes: Lines that explain the marks.
@@ -58,7 +57,6 @@ class Verdict:
     reason: Reason | None = None
     error_type: str | None = None
     error: str | None = None
-    exit_code: int | None = None
     guard: str | None = None
     marks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -100,7 +98,6 @@ class Verifier:
                 reason=Reason.RESULT_INVALID,
                 error_type="TamperedVerificationError",
                 error="the tests or the reward were changed from outside while the tests ran",
-                exit_code=result.return_code,
                 guard=result.guard,
                 marks=(TAMPERED,),
                 notes=result.findings,
@@ -158,7 +155,6 @@ class Verifier:
             reason=reason,
             error_type=error_type,
             error=message,
-            exit_code=result.return_code,
             guard=result.guard,
             marks=tuple(marks),
             notes=tuple(notes),

@@ -41,7 +41,8 @@ def _clean_up(client: Any, everything: bool, images: bool) -> CleanupReport:
     report = CleanupReport()
 
     def is_ours(entry: Any) -> bool:
-        owner: str | None = (entry.get("Labels") or {}).get(LABEL_OWNER)
+        labels: dict[str, str] | None = entry.get("Labels")
+        owner = (labels or {}).get(LABEL_OWNER)
         return owner is not None and (everything or not is_alive(owner))
 
     filters = {"label": LABEL_OWNER}
@@ -53,7 +54,8 @@ def _clean_up(client: Any, everything: bool, images: bool) -> CleanupReport:
         with contextlib.suppress(APIError):
             client.api.remove_network(entry["Id"])
             report.networks.append(str(entry["Name"]))
-    for entry in filter(is_ours, client.api.volumes(filters=filters)["Volumes"] or []):
+    volumes: list[Any] = client.api.volumes(filters=filters)["Volumes"] or []
+    for entry in filter(is_ours, volumes):
         with contextlib.suppress(APIError):
             client.api.remove_volume(entry["Name"], force=True)
             report.volumes.append(str(entry["Name"]))

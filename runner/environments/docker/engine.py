@@ -114,11 +114,6 @@ class Engine:
         except (EnvironmentLost, DockerException, TimeoutError):
             return False
 
-    def close(self) -> None:
-        """Close connections and end the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self.client.close()
-
 
 _shared: Engine | None = None
 

@@ -26,13 +26,8 @@ import sys
 import time
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = (
-    1,
-    15,
-    22,
-    36,
-    38,
-)
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP = 1, 15, 22
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _MODE_FILTER = 2
 
 # Audit architecture, and the numbers of statx, execveat and kill there.
