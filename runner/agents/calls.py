@@ -25,11 +25,7 @@ _BUILTINS = (ValueError, TypeError, FileNotFoundError, PermissionError, OSError)
 
 
 class CallFailed(Exception):
-    """The error that a call is answered with.
-
-    Attributes:
-        wire: The error as it is sent to the agent's process.
-    """
+    """The error that a call is answered with. `wire` is the error as it is sent."""
 
     def __init__(self, error_type: str, message: str, errno: int | None = None) -> None:
         super().__init__(message)

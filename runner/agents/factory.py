@@ -50,9 +50,6 @@ class AgentFactory:
     Attributes:
         record: The agent, as the results name it.
         package: The submission. None: a built-in agent.
-        model_name: The model that the agent is constructed with.
-        rules: Whose rules a run follows.
-        confinement: How the agent's processes are confined. None: not at all.
     """
 
     record: AgentRecord

@@ -45,7 +45,6 @@ class AgentHost:
         model_name, extra: Arguments of the agent's constructor.
         rules: Whose rules the run follows. The validator has one time limit for setup and run, and
             its own environment and context. Harbor has its own.
-        limits: Limits on the agent's process. Default: `AgentLimits()`.
         confinement: How the process is confined. Default: not at all.
         task_name: The task's name, which the agent's environment shows.
     """
@@ -69,7 +68,6 @@ class AgentHost:
         """Run the agent until it ends or reaches its time limit, and kill all its processes.
 
         Args:
-            instruction: The task's instruction.
             setup_timeout_sec: The limit of `setup`, under Harbor's rules or if there is no other.
             timeout_sec: The limit of `run`, or under the validator's rules of both. None: no limit.
 

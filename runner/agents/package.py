@@ -31,11 +31,7 @@ class AgentPackage:
 
     @classmethod
     async def prepare(cls, source: Path, cache_dir: Path) -> AgentPackage:
-        """Read and check a submission, and prepare its interpreter.
-
-        Args:
-            source: A ZIP, or a folder with agent.py.
-            cache_dir: The folder for virtual environments.
+        """Read and check a submission, a ZIP or a folder, and prepare its interpreter.
 
         Raises:
             PackageError: The submission cannot be read, is over a limit or has no class Agent, or

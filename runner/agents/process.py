@@ -45,12 +45,7 @@ class ProcessEnd:
 
 
 class AgentProcess:
-    """The guard's process, with the agent below it.
-
-    Attributes:
-        process: asyncio's handle. Its stdin and stdout carry the protocol.
-        output_tail: The end of what the agent printed.
-    """
+    """The guard's process, with the agent below it. Its stdin and stdout carry the protocol."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, groups: ControlGroups, work_dir: Path, limits: AgentLimits

@@ -60,12 +60,8 @@ def parse_requirements(text: str) -> tuple[Requirement, ...]:
 async def prepare_interpreter(text: str, cache_dir: Path, *, reuse_own: bool = True) -> Path:
     """Return an interpreter that has these requirements.
 
-    Creating a virtual environment takes minutes. Later calls return it at once.
-
-    Args:
-        text: The content of requirements.txt. Empty: no requirements.
-        cache_dir: The folder for virtual environments.
-        reuse_own: Return the runner's own interpreter if it has all requirements.
+    It is the runner's own if that has them all and `reuse_own` is set. Else it is that of a virtual
+    environment in `cache_dir`, which takes minutes to create, once.
 
     Raises:
         RequirementsError: A line cannot be parsed, or pip cannot install the requirements.

@@ -65,11 +65,9 @@ class FileMissing(TransferError):
 
 
 class ExecTimeout(RuntimeError):
-    """A command reached its time limit. Its processes have been killed.
+    """A command reached its time limit in seconds. Its processes have been killed.
 
-    Attributes:
-        timeout_sec: The limit, in seconds.
-        partial_output: What the command had printed by then (None where it printed nothing).
+    `partial_output` is what it had printed by then, None if nothing.
     """
 
     def __init__(self, timeout_sec: float, partial_output: str | None) -> None:
@@ -132,15 +130,12 @@ class DockerSettings:
     evaluation service).
 
     Attributes:
-        registry: DOCKER_REGISTRY: tried first, as `registry:<task>-<version>`, if a task names an
-            image.
+        registry: DOCKER_REGISTRY: tried first, as `registry:<task>-<version>`, for a named image.
         pull: PULL_IF_NOT_EXISTS: pull an image that is not on this machine.
-        default_registry: DEFAULT_IMAGE_REGISTRY: `default_registry:<task>` if a task has neither an
-            image name nor a Dockerfile.
-        network_mode: CONTAINER_NETWORK_MODE: for tasks that opt in to network. They share this one
-            network.
-        build_network: DOCKER_BUILD_NETWORK: network of `RUN` steps; "" means the engine's default
-            bridge.
+        default_registry: DEFAULT_IMAGE_REGISTRY: `default_registry:<task>` if a task names no image
+            and has no Dockerfile.
+        network_mode: CONTAINER_NETWORK_MODE: the one network of the tasks that opt in to network.
+        build_network: DOCKER_BUILD_NETWORK: network of `RUN` steps; "" is the engine's default.
         cache_dir: Directory of build logs and locks (CAPSTAN_CACHE_DIR).
     """
 
@@ -179,12 +174,10 @@ class GuardedRun:
 
     Attributes:
         command: What to run, as for `exec`.
-        upload: Folder in the environment → folder on the host whose contents go there, owned by
-            root. The folder in the environment is new; a folder of that name from before is hidden
-            or removed.
-        collect: Folder in the environment → folder on the host. It is new, empty and writable by
-            all when the command starts. Its contents are copied out when the command ends, also
-            after a timeout.
+        upload: New folder in the environment → folder on the host whose contents go there, owned
+            by root. A folder of that name from before is hidden or removed.
+        collect: New folder in the environment, writable by all → folder on the host that gets its
+            contents when the command ends, also after a timeout.
         executable: Files made executable before the command runs (`chmod +x`).
         cwd, env, user, timeout_sec: As for `exec`.
     """
@@ -206,13 +199,10 @@ class GuardedResult:
     Attributes:
         output: stdout and stderr merged; None if empty.
         return_code: None after a timeout.
-        timed_out: The command was killed at its time limit. The contents of `collect` were still
-            copied out.
+        timed_out: The command was killed at its time limit.
         guard: "private": uploads and results were in a mount namespace of the command's own, out of
-            reach of every earlier process. "watched": they were in the open and were compared
-            afterwards.
-        findings: One sentence for each sign of tampering ("watched" only). Empty means none was
-            seen.
+            reach of every earlier process. "watched": they were in the open and were compared.
+        findings: One sentence for each sign of tampering ("watched" only).
     """
 
     output: str | None

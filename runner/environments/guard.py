@@ -80,12 +80,8 @@ async def run_guarded(
     """Run one guarded command: send its files, read its output, keep the time limit, receive the
     results.
 
-    Args:
-        process: Runs `guarded_script`. Its stdin takes the uploads, stderr has the framed output,
-            and stdout the results.
-        nonce: The script's.
-        run: The command and its files.
-        pool: Ends the command at its time limit.
+    `process` runs `guarded_script`: stdin takes the uploads, stderr has the framed output, stdout
+    the results. `pool` ends the command at its time limit.
 
     Raises:
         EnvironmentFailure: The private root could not be made; the command did not run.

@@ -41,11 +41,6 @@ async def select_environment(
     `auto` takes the first kind that is there and can run every task. A kind that was asked for must
     be there. A task that it cannot run fails alone, in its trial.
 
-    Args:
-        wanted: `--env`.
-        specs: What the tasks need, one for each.
-        settings: Where images come from.
-
     Raises:
         EnvironmentStartError: Nothing can run the tasks, or the kind that was asked for is not
             there. One line says what to do.

@@ -172,12 +172,10 @@ async def main() -> None:
             if isinstance(setup, Setup):
                 async with _prepared(setup, shared, link) as runner:
                     await runner.serve()
-    except EngineFailed as error:
+    except (EngineFailed, PackageError) as error:
         link.send(Failed(message=str(error)))
     except JobError as error:
         link.send(Failed(message=str(error), reason=error.reason.value))
-    except PackageError as error:
-        link.send(Failed(message=str(error)))
     except Exception as error:
         traceback.print_exception(error)
         link.send(Failed(message=f"{type(error).__name__}: {error}"))

@@ -16,13 +16,8 @@ _PREFIX = "capstan-dind-"
 class SharedDir:
     """The folder's files, on the side on which `root` lies.
 
-    Attributes:
-        relay: The unix socket of the relay that holds the key.
-        engine: The unix socket of the inner engine.
-        control: The unix socket over which the two sides exchange messages (link.py).
-        submission: The agent's ZIP.
-        engine_log: The log of dockerd.
-        inside_log: The log of the inner runner.
+    `relay` is the unix socket of the relay that holds the key, `engine` that of the inner engine,
+    and over `control` the two sides exchange messages (link.py).
     """
 
     def __init__(self, root: Path) -> None:

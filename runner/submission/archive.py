@@ -48,7 +48,6 @@ class Archive:
     """A ZIP, as far as it could be read.
 
     Attributes:
-        sha256: The digest of the ZIP.
         compressed_size: The size of the ZIP in bytes.
         members: All entries of the central directory. Any of it may be a lie.
         contents: The content of each file that could be read within the limits, by its path.

@@ -13,14 +13,7 @@ from runner.submission.rules import RULES, SECRET_RULE, check_secrets, check_tex
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The result of one rule.
-
-    Attributes:
-        code: The rule's code.
-        requirement: What the rule requires, for the table.
-        findings: Where the ZIP breaks it.
-        note: Shown in place of "ok".
-    """
+    """The result of one rule: where the ZIP breaks it. `note` is shown in place of "ok"."""
 
     code: str
     requirement: str

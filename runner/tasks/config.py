@@ -31,11 +31,8 @@ _TEMPLATE = re.compile(r"\$\{([^}:]+)(?::-(.*))?\}")
 class TaskError(Exception):
     """A task directory that cannot be run.
 
-    `str(error)` is one line: `<file>: <key>: <problem, and what is allowed>`.
-
-    Attributes:
-        path: The file or directory at fault.
-        problem: The message without the path.
+    `str(error)` is one line: `<file>: <key>: <problem, and what is allowed>`. `problem` is the line
+    without the path.
     """
 
     def __init__(self, path: Path, problem: str) -> None:
@@ -56,11 +53,7 @@ def resolve_env(
 
     A template never resolves to a secret (`SECRET_VARIABLES`). Its default is used instead.
 
-    Args:
-        variables: An `env` table of the task.
-        path: The task.toml, for the error.
-        table: The table's name, for the error: "environment.env".
-        environ: The host's variables. Default: those of this process.
+    `path` (the task.toml) and `table` ("environment.env") are for the error.
 
     Raises:
         TaskError: A variable is not set on the host, or is a secret, and has no default.

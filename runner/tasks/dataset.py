@@ -21,7 +21,6 @@ class Dataset:
 
     Attributes:
         name: The directory's name, or "adhoc" for a single task, as in Harbor.
-        path: The directory.
         tasks: The tasks that can be run.
         broken: One error for each task that cannot be loaded. A job shows and counts these as well.
     """

@@ -60,14 +60,12 @@ class Manifest(BaseModel):
     def verify(self, tasks: Iterable[Task], *, complete: bool = False) -> tuple[str, ...]:
         """Return one line for each task that differs from the manifest.
 
-        Args:
-            tasks: The tasks as they are now.
-            complete: Whether a task of the manifest that is not among `tasks` is a difference.
+        If `complete`, a task of the manifest that is not among `tasks` differs as well.
         """
         problems: list[str] = []
-        seen: set[str] = set()
+        missing = dict.fromkeys(self.tasks)
         for task in tasks:
-            seen.add(task.name)
+            missing.pop(task.name, None)
             entry = self.tasks.get(task.name)
             if entry is None:
                 problems.append(f"{task.name}: not in the manifest (its digest is {task.digest})")
@@ -77,9 +75,5 @@ class Manifest(BaseModel):
                     f"the directory has {task.digest}"
                 )
         if complete:
-            problems += [
-                f"{name}: in the manifest, but not in the directory"
-                for name in self.tasks
-                if name not in seen
-            ]
+            problems += [f"{name}: in the manifest, but not in the directory" for name in missing]
         return tuple(problems)

@@ -20,11 +20,9 @@ class OutcomePolicy:
     """Whether the end of a run is verified, and how it counts.
 
     Attributes:
-        verify: Whether the verifier runs.
         timed_out: Whether the agent reached its time limit.
         reason: Why the trial counts 0 if it is not verified.
         exception_type: Harbor's name for the error. None if there was none.
-        error: The error in one line.
     """
 
     verify: bool

@@ -47,7 +47,6 @@ class Verdict:
         reason: Why there is no reward. This and the next two are also set if the verifier timed out
             after the reward had been written.
         error_type: Harbor's name for the error.
-        error: The error in one line.
         guard: How the reward was protected (`runner.environments.GuardedResult`).
         marks: Codes for the trial's record.
         notes: Lines that explain the marks.

