@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field, ValidationError, validate_call
 
 from runner.environments import Environment
-from runner.environments.archive import pack_dir, unpack_dir
+from runner.environments.archive import pack_dirs, unpack_dir
 
 _MAX_TRANSFERS = 16
 # The exceptions that reach the agent under their own name.
@@ -237,4 +237,4 @@ def _unpack(path: Path, folder: Path, limit: int) -> None:
 
 def _pack(folder: Path, path: Path) -> None:
     with path.open("wb") as file:
-        pack_dir(folder, file)
+        pack_dirs({"": folder}, file)

@@ -169,8 +169,7 @@ class DockerSettings:
 
 @dataclass(frozen=True, slots=True)
 class GuardedRun:
-    """The verifier's command, whose input and result the agent's remaining processes must not
-    touch.
+    """The verifier's command, whose files the agent's remaining processes must not touch.
 
     Attributes:
         command: What to run, as for `exec`.
@@ -213,8 +212,7 @@ class GuardedResult:
 
 
 class Environment(ABC):
-    """The environment of one trial: started once, used by the agent, then by the verifier, and
-    stopped.
+    """The environment of one trial: started once, used by agent and verifier, and stopped.
 
     Paths inside it are POSIX strings. Paths of the host are `Path`s.
     """
@@ -249,8 +247,7 @@ class Environment(ABC):
         timeout_sec: float | None = None,
         user: str | int | None = None,
     ) -> ExecResult:
-        """Run `command` with `bash -c` (`sh -c` where there is no bash) and wait for its main
-        process.
+        """Run `command` with `bash -c` (without bash, `sh -c`) and wait for its main process.
 
         stdin is /dev/null. Background children stay alive. If the output is longer than
         OUTPUT_LIMIT_BYTES, its middle is left out, and a line says so. A `cwd` that does not exist
@@ -265,8 +262,7 @@ class Environment(ABC):
 
     @abstractmethod
     async def exec_guarded(self, run: GuardedRun) -> GuardedResult:
-        """Run a command and keep its files from processes that were there before, as GuardedRun
-        says.
+        """Run a command and keep its files from earlier processes, as GuardedRun says.
 
         Raises:
             EnvironmentLost, TransferError, OSError, ValueError: As `exec` and the uploads.

@@ -77,8 +77,7 @@ def guarded_script(nonce: str, run: GuardedRun, *, cwd: str, capabilities: Itera
 async def run_guarded(
     process: asyncio.subprocess.Process, nonce: str, run: GuardedRun, pool: ShellSessionPool
 ) -> GuardedResult:
-    """Run one guarded command: send its files, read its output, keep the time limit, receive the
-    results.
+    """Run one guarded command: send its files, read its output, receive the results.
 
     `process` runs `guarded_script`: stdin takes the uploads, stderr has the framed output, stdout
     the results. `pool` ends the command at its time limit.

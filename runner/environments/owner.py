@@ -69,8 +69,7 @@ def is_alive(owner: str) -> bool:
 def owned_directory(prefix: str, *, place: str | None = None) -> Path:
     """Make a temporary folder for this user only, which names its owner. Return its path."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-    # In one step: another runner that sweeps now sees either no owner, which counts as alive, or
-    # the whole name.
+    # In one step: a sweep sees either no owner, which counts as alive, or the whole name.
     note = folder / f"{_OWNER_FILE}.new"
     note.write_text(current_owner(), encoding="ascii")
     note.rename(folder / _OWNER_FILE)

@@ -80,8 +80,7 @@ async def select_environment(
 
 async def _no_docker(specs: Sequence[EnvironmentSpec], settings: DockerSettings) -> str | None:
     """Return why Docker cannot run these tasks, in one line; None if it can."""
-    # Here and not above: without an engine the SDK is not needed, and a broken one is a reason like
-    # another.
+    # Here and not above: without an engine the SDK is not needed, and may be broken.
     try:
         from runner.environments.docker.availability import missing_images
         from runner.environments.docker.engine import engine_unreachable, shared_engine
@@ -98,8 +97,7 @@ async def _no_docker(specs: Sequence[EnvironmentSpec], settings: DockerSettings)
 def create_environment(
     kind: EnvironmentKind, spec: EnvironmentSpec, *, settings: DockerSettings | None = None
 ) -> Environment:
-    """Return an environment of that kind, not started. `settings` default to those of the process
-    environment.
+    """Return an environment of that kind, not started. `settings` default to the variables'.
 
     Raises:
         docker.errors.DockerException: The engine's address (DOCKER_HOST) makes no sense.

@@ -1,7 +1,6 @@
 """Guarded commands whose folders are in the open: they are compared, and interference is reported.
 
-docs/decisions/verifier-protection.md says why they have no mount namespace of their own, as in the
-sandbox.
+docs/decisions/verifier-protection.md says why they have no mount namespace of their own.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ AsRoot = Callable[[str], Awaitable[ExecResult]]
 
 
 class WatchedRun:
-    """One guarded command: `exec_guarded` of an environment that cannot hide the verifier's
-    folders.
+    """One guarded command in an environment that cannot hide the verifier's folders.
 
     Reported as tampering: a file in a new folder that nobody put there, an uploaded file that has
     changed, and a result that still changes after the command has ended.

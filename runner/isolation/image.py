@@ -29,7 +29,6 @@ _INDEX_VARIABLE = "PIP_INDEX_URL"
 _HERE = Path(__file__).resolve().parent
 _RUNNER = _HERE.parent
 _LOCK = _RUNNER.parent / "locks" / "runner.txt"
-_SKIPPED = frozenset({"__pycache__"})
 
 
 def base_image() -> str:
@@ -52,7 +51,7 @@ class BuildInputs:
         files = {"Dockerfile": (_HERE / "Dockerfile").read_bytes(), "runner.txt": _LOCK.read_bytes()}
         for path in sorted(_RUNNER.rglob("*")):
             inner = path.relative_to(_RUNNER)
-            if path.is_file() and not _SKIPPED.intersection(inner.parts):
+            if path.is_file() and "__pycache__" not in inner.parts:
                 files[f"runner/{inner.as_posix()}"] = path.read_bytes()
         return cls(base, files)
 

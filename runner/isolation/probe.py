@@ -15,8 +15,6 @@ from runner.environments.owner import PREFIX, current_owner
 from runner.isolation.container import ISOLATED_KIND
 from runner.isolation.image import REPOSITORY, base_image
 
-_LACKS_CAPABILITY = "caps"
-
 
 @dataclass(frozen=True)
 class ProbeResult:
@@ -49,7 +47,7 @@ async def probe() -> ProbeResult:
     except (APIError, EnvironmentLost, DockerException) as error:
         words = str(getattr(error, "explanation", None) or error)
         remedy = "use a host whose engine may run privileged containers, or --isolation process"
-        if _LACKS_CAPABILITY in words:
+        if "caps" in words:  # a capability that this host lacks
             remedy = "let the engine's runtime leave out the capabilities that this host lacks"
         return ProbeResult(False, f"privileged containers do not start: {words}", remedy)
     return ProbeResult(True, "privileged containers start; --isolation dind can run")

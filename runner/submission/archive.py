@@ -17,15 +17,7 @@ MAX_ZIP_BYTES = 1_048_576
 MAX_TOTAL_BYTES = 20 * 1024 * 1024
 MAX_MEMBER_RATIO = 100
 _CHUNK = 64 * 1024
-_READ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-)
+_READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 def is_dir(member: zipfile.ZipInfo) -> bool:
@@ -73,7 +65,8 @@ def open_archive(source: Path | bytes) -> Archive:
         OSError: The path cannot be read.
     """
     if isinstance(source, Path) and source.stat().st_size > MAX_ZIP_BYTES:
-        return _too_large(source.stat().st_size, _file_digest(source))
+        with source.open("rb") as file:
+            return _too_large(source.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
     data = source if isinstance(source, bytes) else source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) > MAX_ZIP_BYTES:
@@ -93,11 +86,6 @@ def _too_large(size: int, digest: str) -> Archive:
         "remove files that the agent does not need at run time",
     )
     return Archive(digest, size, (), {}, (finding,))
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_members(zip_file: zipfile.ZipFile, digest: str, size: int) -> Archive:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runner.results import write_model
 from runner.tasks.config import TaskError
 from runner.tasks.task import Task
 
@@ -53,9 +53,7 @@ class Manifest(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_model(path, self)
 
     def verify(self, tasks: Iterable[Task], *, complete: bool = False) -> tuple[str, ...]:
         """Return one line for each task that differs from the manifest.

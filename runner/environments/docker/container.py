@@ -33,12 +33,6 @@ _IDLE = ["sh", "-c", "while :; do sleep 2147483647 & wait; done"]
 _MIB = 1024 * 1024
 
 
-def labels_of(spec: EnvironmentSpec) -> dict[str, str]:
-    """Return the labels of everything made for one trial."""
-    labels = {f"capstan.{name}": value for name, value in spec.labels.items()}
-    return {**labels, LABEL_KIND: "trial", LABEL_TRIAL: spec.session_id, LABEL_OWNER: current_owner()}
-
-
 class Container:
     """A container from `start` to `remove`. `limits` says how the task's limits are enforced."""
 
@@ -82,7 +76,10 @@ class Container:
             "image": image.id,
             "command": _IDLE,
             "name": self.name,
-            "labels": labels_of(spec),
+            "labels": {
+                **{f"capstan.{name}": value for name, value in spec.labels.items()},
+                **{LABEL_KIND: "trial", LABEL_TRIAL: spec.session_id, LABEL_OWNER: current_owner()},
+            },
             "environment": dict(spec.env),
             "network_mode": self._settings.network_mode if spec.network == "public" else "none",
             "pids_limit": PIDS_LIMIT,
@@ -106,8 +103,7 @@ class Container:
         return options
 
     async def _create_and_start(self, options: dict[str, Any]) -> None:
-        # If this task is cancelled, its thread goes on and may still make the container: `remove`
-        # waits.
+        # If this task is cancelled, its thread goes on and may still make it: `remove` waits.
         self._making = asyncio.ensure_future(self._engine.call(self._make, dict(options)))
         self.id = await asyncio.shield(self._making)
 

@@ -147,8 +147,7 @@ async def engine_unreachable() -> str | None:
 class _StreamedCall:
     """A streamed call that another thread can abort.
 
-    The SDK gives no access to the connection of such a call. A response hook on a client of its own
-    does.
+    The SDK gives no access to its connection. A response hook on a client of its own does.
     """
 
     def __init__(self) -> None:

@@ -129,8 +129,7 @@ class DockerEnvironment(TarEnvironment):
                         raise EnvironmentLost(
                             "the container or its engine went away in mid-command"
                         ) from closed
-                    # The command killed its own supervisor (`kill -9 -1`): 137, as with docker
-                    # exec.
+                    # The command killed its own supervisor (`kill -9 -1`): as with docker exec.
                     return ExecResult(closed.output.text(), None, _KILLED)
                 if not await self.is_alive():
                     raise EnvironmentLost("the container or its engine went away") from closed

@@ -1,5 +1,4 @@
-"""The attach stream of one `docker exec`: frames taken apart, the socket read by the event loop
-itself.
+"""The attach stream of one `docker exec`, whose socket the event loop itself reads.
 
 Format of the frames: Docker Engine API, ContainerAttach, "Stream format".
 """

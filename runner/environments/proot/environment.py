@@ -1,5 +1,4 @@
-"""The proot environment: the same root as the sandbox's, through ptrace, where there are no
-namespaces.
+"""The proot environment: a root like the sandbox's, through ptrace, without namespaces.
 
 It isolates nothing: commands have the host's network, see the host's processes and, as an ordinary
 user, may do all that the user may. A runner that is root runs them as an unprivileged user. The

@@ -36,8 +36,7 @@ _MACHINES = {"x86_64": (0xC000003E, 332, 322, 62), "aarch64": (0xC00000B7, 291, 
 # and later. Numbers are the same on all machines from here on.
 _FIRST_NEW = 424
 
-# Classic BPF (linux/bpf_common.h, linux/seccomp.h) on struct seccomp_data: number, machine,
-# address, arguments.
+# Classic BPF (linux/bpf_common.h, linux/seccomp.h) on struct seccomp_data.
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _NUMBER, _MACHINE, _ARGUMENT = 0, 4, 16
 _ALLOW, _ERRNO = 0x7FFF0000, 0x50000

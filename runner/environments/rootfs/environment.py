@@ -225,8 +225,7 @@ class RootfsEnvironment(TarEnvironment):
                 command, cwd=cwd or self._workdir, env=env or {}, timeout_sec=timeout_sec, user=None
             )
         except ShellSessionClosed as closed:
-            # The command killed its own supervisor (`kill -9 -1`): in a container that is exit code
-            # 137.
+            # The command killed its own supervisor (`kill -9 -1`): 137, as in a container.
             if not await self.is_alive() or not closed.started:
                 raise EnvironmentLost(f"{self.kind} ended during a command") from closed
             return ExecResult(closed.output.text(), None, 137)

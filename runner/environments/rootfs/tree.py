@@ -16,8 +16,7 @@ FOLDERS = (
 )
 OPEN_FOLDERS = ("tmp", "var/tmp", "logs/agent", "logs/verifier", "logs/artifacts")
 
-# Read-only from the host, if it has them: programs, libraries, and the files that they look things
-# up in.
+# Read-only from the host, if it has them: programs, libraries, and the files that they read.
 HOST_PATHS = ("/usr",)
 HOST_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 HOST_ETC = (
@@ -105,8 +104,7 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
                 f"line {step.line}: COPY {source.name}: leads outside the build context"
             )
         if source.is_dir():
-            # Docker copies the contents of a folder. The mode of the target stays, or is 755 if it
-            # is new.
+            # Docker copies a folder's contents. The target keeps its mode, or gets 755 if new.
             mode = target.stat().st_mode & 0o7777 if target.is_dir() else 0o755
             shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
             target.chmod(mode)

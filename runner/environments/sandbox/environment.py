@@ -1,5 +1,4 @@
-"""The sandbox environment: bubblewrap, without a daemon or an image, as root or as an ordinary
-user.
+"""The sandbox environment: bubblewrap, without a daemon or an image, for any user.
 
 A sandbox always belongs to an ordinary user. A runner that is root gives it to an unprivileged uid,
 so uid 0 inside is never uid 0 of the host.
