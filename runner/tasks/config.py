@@ -138,9 +138,8 @@ class _PhaseNetwork(_Section):
 
     @model_validator(mode="after")
     def _hosts_need_allowlist(self) -> _PhaseNetwork:
-        if self.allowed_hosts is not None and self.network_mode is None:
-            raise ValueError('allowed_hosts is only valid with network_mode = "allowlist"')
-        if self.allowed_hosts and self.network_mode != "allowlist":
+        alone = self.allowed_hosts is not None and self.network_mode is None
+        if alone or (self.allowed_hosts and self.network_mode != "allowlist"):
             raise ValueError('allowed_hosts is only valid with network_mode = "allowlist"')
         return self
 

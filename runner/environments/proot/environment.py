@@ -1,8 +1,7 @@
 """The proot environment: a root like the sandbox's, through ptrace, without namespaces.
 
 It isolates nothing: commands have the host's network, see the host's processes and, as an ordinary
-user, may do all that the user may. A runner that is root runs them as an unprivileged user. The
-record says so.
+user, may do all that the user may. A runner that is root runs them as an unprivileged user.
 """
 
 from __future__ import annotations
