@@ -1,16 +1,18 @@
-"""Start processes and finish work in tasks that may be cancelled at any moment."""
+"""Start processes, hold locks and finish work in tasks that may be cancelled at any moment."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 from asyncio.subprocess import Process, SubprocessStreamProtocol
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_LOCK_POLL_SEC = 0.2
 
 
 async def start_process(*command: str | Path, limit: int = 64 * 1024, **options: Any) -> Process:
@@ -37,6 +39,19 @@ async def start_process(*command: str | Path, limit: int = 64 * 1024, **options:
     except asyncio.CancelledError:
         await run_to_end(discard())
         raise
+
+
+@contextlib.asynccontextmanager
+async def file_lock(path: Path) -> AsyncGenerator[None]:
+    """Hold an exclusive lock across processes. Polls, so that a waiter can be cancelled at once."""
+    with path.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(_LOCK_POLL_SEC)
+        yield
 
 
 async def run_to_end(work: Coroutine[object, object, T]) -> T:

@@ -15,13 +15,21 @@ from typing import NoReturn
 
 import pytest
 
+<<<<<<< HEAD
 from runner.environments import EnvironmentKind
 from runner.environments.docker.engine import engine_unreachable
-from runner.environments.proot import proot_unavailable
-from runner.environments.sandbox import sandbox_unavailable
+from runner.environments.proot import ProotEnvironment
+from runner.environments.sandbox import SandboxEnvironment
 
 BASE_IMAGE = "debian:bookworm-slim"
 _HARBOR = Path(__file__).resolve().parents[1] / ".venv-harbor" / "bin" / "python"
+=======
+from runner.environments.proot import ProotEnvironment
+from runner.environments.sandbox import SandboxEnvironment
+
+_no_sandbox = asyncio.run(SandboxEnvironment.unavailable())
+_no_proot = asyncio.run(ProotEnvironment.unavailable())
+>>>>>>> house-slim-a
 
 
 def leave_out(reason: str) -> NoReturn:
@@ -47,9 +55,9 @@ def missing(marker: str) -> str | None:
     if marker == "docker":
         return asyncio.run(engine_unreachable()) or _no_base_image()
     if marker == "sandbox":
-        return asyncio.run(sandbox_unavailable())
+        return asyncio.run(SandboxEnvironment.unavailable())
     if marker == "proot":
-        return asyncio.run(proot_unavailable())
+        return asyncio.run(ProotEnvironment.unavailable())
     if marker == "harbor":
         return None if _HARBOR.exists() else "no .venv-harbor: Harbor needs Python 3.12 or 3.13"
     return None

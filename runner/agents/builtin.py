@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from runner.agents.outcome import AgentOutcome, OutcomeKind
 from runner.environments import Environment, EnvironmentLost, ExecTimeout
 from runner.results import Timing, utc_now
 from runner.tasks import Task, resolve_env
-
-__all__ = ["NopAgent", "OracleAgent"]
 
 _LOG = "oracle.txt"
 _SOLUTION = "/solution"
@@ -34,24 +34,20 @@ class NopAgent:
         )
 
 
+@dataclass
 class OracleAgent:
     """The agent that runs a task's own solution. A sound task gives it reward 1.
 
     See docs/contract.md, Oracle.
-
-    Args:
-        task: The task.
-        environment: The environment to solve it in; started.
-        logs_dir: The trial's agent folder.
     """
 
-    name = "oracle"
-    version = "1.0.0"
+    name: ClassVar = "oracle"
+    version: ClassVar = "1.0.0"
 
-    def __init__(self, task: Task, *, environment: Environment, logs_dir: Path) -> None:
-        self._task = task
-        self._environment = environment
-        self._logs_dir = logs_dir
+    task: Task
+    _: KW_ONLY
+    environment: Environment
+    logs_dir: Path
 
     async def run(
         self, instruction: str, *, setup_timeout_sec: float, timeout_sec: float | None
@@ -63,7 +59,7 @@ class OracleAgent:
             EnvironmentLost: The environment went away.
         """
         started = utc_now()
-        self._logs_dir.mkdir(parents=True, exist_ok=True)
+        self.logs_dir.mkdir(parents=True, exist_ok=True)
         kind: OutcomeKind = "completed"
         failure: Exception | None = None
         trace: str | None = None
@@ -91,22 +87,22 @@ class OracleAgent:
         )
 
     async def _solve(self, timeout_sec: float | None) -> None:
-        script = self._task.solution_dir / "solve.sh"
+        script = self.task.solution_dir / "solve.sh"
         if not script.is_file():
             raise FileNotFoundError(f"{script}: missing: the oracle runs this script")
         variables = resolve_env(
-            self._task.config.solution.env, path=self._task.config_path, table="solution.env"
+            self.task.config.solution.env, path=self.task.config_path, table="solution.env"
         )
-        await self._environment.upload_dir(self._task.solution_dir, _SOLUTION)
-        await self._environment.exec(f"chmod +x {_SOLUTION}/solve.sh", user="root")
-        result = await self._environment.exec(
+        await self.environment.upload_dir(self.task.solution_dir, _SOLUTION)
+        await self.environment.exec(f"chmod +x {_SOLUTION}/solve.sh", user="root")
+        result = await self.environment.exec(
             f"{_SOLUTION}/solve.sh",
             env={"DEBIAN_FRONTEND": "noninteractive", **variables},
             timeout_sec=timeout_sec,
         )
         self._log(result.stdout)
         if result.return_code != 0:
-            (self._logs_dir / "exit-code.txt").write_text(str(result.return_code))
+            (self.logs_dir / "exit-code.txt").write_text(str(result.return_code))
 
     def _log(self, text: str | None) -> None:
-        (self._logs_dir / _LOG).write_text(text or "", encoding="utf-8", errors="replace")
+        (self.logs_dir / _LOG).write_text(text or "", encoding="utf-8", errors="replace")

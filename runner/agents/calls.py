@@ -12,14 +12,12 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from errno import EFBIG
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, validate_call
 
 from runner.environments import Environment
-from runner.environments.archive import pack_dir, unpack_dir
-
-__all__ = ["CallFailed", "CallHandler"]
+from runner.environments.archive import pack_dirs, unpack_dir
 
 _MAX_TRANSFERS = 16
 # The exceptions that reach the agent under their own name.
@@ -27,11 +25,7 @@ _BUILTINS = (ValueError, TypeError, FileNotFoundError, PermissionError, OSError)
 
 
 class CallFailed(Exception):
-    """The error that a call is answered with.
-
-    Attributes:
-        wire: The error as it is sent to the agent's process.
-    """
+    """The error that a call is answered with. `wire` is the error as it is sent."""
 
     def __init__(self, error_type: str, message: str, errno: int | None = None) -> None:
         super().__init__(message)
@@ -46,53 +40,8 @@ class CallFailed(Exception):
         return cls(error_type, message.encode("utf-8", "backslashreplace").decode(), errno)
 
 
-class _Params(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Exec(_Params):
-    command: str
-    cwd: str | None
-    env: dict[str, str] | None
-    timeout_sec: float | None = Field(allow_inf_nan=False)
-    user: str | int | None
-
-
-class _UploadBegin(_Params):
-    kind: Literal["file", "dir"]
-    target: str
-    mode: int | None
-
-
-class _DownloadBegin(_Params):
-    kind: Literal["file", "dir"]
-    source: str
-
-
-class _UploadData(_Params):
-    transfer: int
-    data: str
-
-
-class _DownloadData(_Params):
-    transfer: int
-    offset: int = Field(ge=0)
-    size: int = Field(gt=0, le=512 * 1024)
-
-
-class _TransferEnd(_Params):
-    transfer: int
-
-
+_Kind = Literal["file", "dir"]
 _Result = Mapping[str, object]
-_P = TypeVar("_P", bound=_Params)
-
-
-def _method(
-    model: type[_P], function: Callable[[_P], Awaitable[_Result]]
-) -> Callable[[Mapping[str, object]], Awaitable[_Result]]:
-    """Return a function that validates its parameters before it calls `function`."""
-    return lambda params: function(model.model_validate(params))
 
 
 class CallHandler:
@@ -110,14 +59,14 @@ class CallHandler:
         self._limit = transfer_bytes
         self._transfers: dict[int, _Transfer] = {}
         self._count = 0
-        self._methods = {
-            "exec": _method(_Exec, self._exec),
-            "upload_begin": _method(_UploadBegin, self._upload_begin),
-            "upload_data": _method(_UploadData, self._upload_data),
-            "upload_end": _method(_TransferEnd, self._upload_end),
-            "download_begin": _method(_DownloadBegin, self._download_begin),
-            "download_data": _method(_DownloadData, self._download_data),
-            "download_end": _method(_TransferEnd, self._download_end),
+        self._methods: dict[str, Callable[..., Awaitable[_Result]]] = {
+            "exec": self._exec,
+            "upload_begin": self._upload_begin,
+            "upload_data": self._upload_data,
+            "upload_end": self._upload_end,
+            "download_begin": self._download_begin,
+            "download_data": self._download_data,
+            "download_end": self._download_end,
         }
 
     async def handle(self, method: str, params: Mapping[str, object]) -> _Result:
@@ -129,15 +78,13 @@ class CallHandler:
         if method not in self._methods:
             raise CallFailed("AttributeError", f"the environment has no {method[:80]}")
         try:
-            call = self._methods[method](params)
+            return await self._methods[method](**params)
+        except CallFailed:
+            raise
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise CallFailed("TypeError", f"{method}: {where}: {first['msg']}") from None
-        try:
-            return await call
-        except CallFailed:
-            raise
         except Exception as error:
             raise CallFailed.of(error) from error
 
@@ -147,76 +94,93 @@ class CallHandler:
             transfer.close()
         self._transfers.clear()
 
-    async def _exec(self, params: _Exec) -> _Result:
-        result = await self._environment.exec(
-            params.command, params.cwd, params.env, params.timeout_sec, params.user
-        )
+    @validate_call
+    async def _exec(
+        self,
+        command: str,
+        cwd: str | None,
+        env: dict[str, str] | None,
+        timeout_sec: Annotated[float | None, Field(allow_inf_nan=False)],
+        user: str | int | None,
+    ) -> _Result:
+        result = await self._environment.exec(command, cwd, env, timeout_sec, user)
         return {"stdout": result.stdout, "return_code": result.return_code}
 
-    async def _upload_begin(self, params: _UploadBegin) -> _Result:
-        transfer = self._begin(params.kind, params.target, params.mode)
+    @validate_call
+    async def _upload_begin(self, kind: _Kind, target: str, mode: int | None) -> _Result:
+        transfer = self._begin(kind, target, mode)
         transfer.file = transfer.path.open("wb")
         return {"transfer": self._count}
 
-    async def _upload_data(self, params: _UploadData) -> _Result:
-        transfer = self._find(params.transfer)
+    @validate_call
+    async def _upload_data(self, transfer: int, data: str) -> _Result:
+        upload = self._find(transfer)
         try:
-            data = base64.b64decode(params.data, validate=True)
+            content = base64.b64decode(data, validate=True)
         except binascii.Error:
             raise CallFailed("ValueError", "upload_data: the data is not base64") from None
-        if transfer.size + len(data) > self._limit:
-            self._end(params.transfer)
+        if upload.size + len(content) > self._limit:
+            self._end(transfer)
             raise CallFailed("OSError", f"a transfer of more than {self._limit} bytes", EFBIG)
-        assert transfer.file is not None
-        transfer.file.write(data)
-        transfer.size += len(data)
+        assert upload.file is not None
+        upload.file.write(content)
+        upload.size += len(content)
         return {}
 
-    async def _upload_end(self, params: _TransferEnd) -> _Result:
-        transfer = self._find(params.transfer)
-        assert transfer.file is not None
-        transfer.file.close()
+    @validate_call
+    async def _upload_end(self, transfer: int) -> _Result:
+        upload = self._find(transfer)
+        assert upload.file is not None
+        upload.file.close()
         try:
-            if transfer.kind == "file":
-                transfer.path.chmod(transfer.mode or 0o644)
-                await self._environment.upload_file(transfer.path, transfer.target)
+            if upload.kind == "file":
+                upload.path.chmod(upload.mode or 0o644)
+                await self._environment.upload_file(upload.path, upload.target)
             else:
-                folder = transfer.folder / "tree"
-                await asyncio.to_thread(_unpack, transfer.path, folder, self._limit)
-                await self._environment.upload_dir(folder, transfer.target)
+                folder = upload.folder / "tree"
+                await asyncio.to_thread(_unpack, upload.path, folder, self._limit)
+                await self._environment.upload_dir(folder, upload.target)
         finally:
-            self._end(params.transfer)
+            self._end(transfer)
         return {}
 
-    async def _download_begin(self, params: _DownloadBegin) -> _Result:
-        transfer = self._begin(params.kind, params.source, None)
+    @validate_call
+    async def _download_begin(self, kind: _Kind, source: str) -> _Result:
+        download = self._begin(kind, source, None)
         number = self._count
         try:
-            if params.kind == "file":
-                await self._environment.download_file(params.source, transfer.path)
+            if kind == "file":
+                await self._environment.download_file(source, download.path)
             else:
-                folder = transfer.folder / "tree"
+                folder = download.folder / "tree"
                 folder.mkdir()
-                await self._environment.download_dir(params.source, folder)
-                await asyncio.to_thread(_pack, folder, transfer.path)
-            transfer.size = transfer.path.stat().st_size
-            if transfer.size > self._limit:
+                await self._environment.download_dir(source, folder)
+                await asyncio.to_thread(_pack, folder, download.path)
+            download.size = download.path.stat().st_size
+            if download.size > self._limit:
                 raise CallFailed("OSError", f"a transfer of more than {self._limit} bytes", EFBIG)
-            transfer.file = transfer.path.open("rb")
+            download.file = download.path.open("rb")
         except BaseException:
             self._end(number)
             raise
-        return {"transfer": number, "size": transfer.size}
+        return {"transfer": number, "size": download.size}
 
-    async def _download_data(self, params: _DownloadData) -> _Result:
-        file = self._find(params.transfer).file
+    @validate_call
+    async def _download_data(
+        self,
+        transfer: int,
+        offset: Annotated[int, Field(ge=0)],
+        size: Annotated[int, Field(gt=0, le=512 * 1024)],
+    ) -> _Result:
+        file = self._find(transfer).file
         assert file is not None
-        file.seek(params.offset)
-        return {"data": base64.b64encode(file.read(params.size)).decode("ascii")}
+        file.seek(offset)
+        return {"data": base64.b64encode(file.read(size)).decode("ascii")}
 
-    async def _download_end(self, params: _TransferEnd) -> _Result:
-        self._find(params.transfer)
-        self._end(params.transfer)
+    @validate_call
+    async def _download_end(self, transfer: int) -> _Result:
+        self._find(transfer)
+        self._end(transfer)
         return {}
 
     def _begin(self, kind: str, target: str, mode: int | None) -> _Transfer:
@@ -273,4 +237,4 @@ def _unpack(path: Path, folder: Path, limit: int) -> None:
 
 def _pack(folder: Path, path: Path) -> None:
     with path.open("wb") as file:
-        pack_dir(folder, file)
+        pack_dirs({"": folder}, file)

@@ -268,12 +268,10 @@ class HarborEnvironment(Environment):
                 archive.extractall(target_dir)
 
     async def is_dir(self, path: str | Path, user: str | int | None = None) -> bool:
-        result = await self.exec(f"test -d {shlex.quote(str(path))}", timeout_sec=10, user=user)
-        return result.return_code == 0
+        return (await self.exec(f"test -d {shlex.quote(str(path))}", None, None, 10, user)).return_code == 0
 
     async def is_file(self, path: str | Path, user: str | int | None = None) -> bool:
-        result = await self.exec(f"test -f {shlex.quote(str(path))}", timeout_sec=10, user=user)
-        return result.return_code == 0
+        return (await self.exec(f"test -f {shlex.quote(str(path))}", None, None, 10, user)).return_code == 0
 
     async def _transfer(self, calls: TransferCalls) -> None:
         with contextlib.suppress(StopIteration):

@@ -12,8 +12,6 @@ from typing import Protocol
 from runner.agents.limits import AgentLimits
 from runner.agents.package import AgentPackage
 
-__all__ = ["AgentWorkdir", "Confinement", "Unconfined"]
-
 _CHILD = Path(__file__).with_name("child.py")
 
 
@@ -44,11 +42,7 @@ class Confinement(Protocol):
     ) -> AbstractAsyncContextManager[AgentWorkdir]:
         """Open the folders of one agent. At the end they are gone, and the logs are in `logs_dir`.
 
-        Args:
-            package: The submission to unpack.
-            work_dir: An empty folder for this trial, which the caller removes.
-            logs_dir: The trial's agent folder.
-            limits: Limits on what the agent may write.
+        `work_dir` is an empty folder for this trial, which the caller removes.
         """
         ...
 

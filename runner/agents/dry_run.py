@@ -52,17 +52,16 @@ _MENDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DryRunSpec:
-    """One virtual environment to run in.
-
-    Attributes:
-        code: The code of a finding.
-        title: The libraries, for the table.
-        requirements: The content of requirements.txt. None: the ZIP's own file.
-    """
+    """One virtual environment to run in: with these requirements, or if None the ZIP's own."""
 
     code: str
     title: str
     requirements: str | None
+
+    def row(self, note: str, *findings: Finding) -> Row:
+        """Return the result of a run: the findings, none if the agent ran, and what happened."""
+        requirement = f"imports, constructs and ends a scripted task with {self.title}"
+        return Row(self.code, requirement, findings, note)
 
 
 DRY_RUNS = (
@@ -71,31 +70,10 @@ DRY_RUNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DryRunLimits:
-    """Time limits of one run, in seconds."""
-
-    construction_sec: float = 30.0
-    run_sec: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class DryRunResult:
-    """The findings, none if the agent ran, and one line on what happened."""
-
-    findings: tuple[Finding, ...]
-    note: str = ""
-
-
 async def check_submission(
     path: Path, environ: Mapping[str, str], *, with_dry_runs: bool = True
 ) -> CheckReport:
-    """Check a ZIP. The agent is run only if all static checks pass.
-
-    Args:
-        path: The ZIP.
-        environ: Variables whose secret values must not be in the ZIP.
-        with_dry_runs: Whether to run the agent.
+    """Check a ZIP as `check_archive` does. If it passes, run the agent, unless told not to.
 
     Raises:
         OSError: The file cannot be read.
@@ -103,30 +81,17 @@ async def check_submission(
     archive = await asyncio.to_thread(open_archive, path)
     report = await asyncio.to_thread(check_archive, archive, environ)
     if report.passed and with_dry_runs:
-        results = await asyncio.gather(*(dry_run(archive, spec) for spec in DRY_RUNS))
+        rows = await asyncio.gather(*(dry_run(archive, spec) for spec in DRY_RUNS))
     else:
         note = "not run: --static" if report.passed else "not run: refused above"
-        results = [DryRunResult((), note) for _ in DRY_RUNS]
-    rows = [
-        Row(
-            spec.code,
-            f"imports, constructs and ends a scripted task with {spec.title}",
-            result.findings,
-            result.note,
-        )
-        for spec, result in zip(DRY_RUNS, results, strict=True)
-    ]
+        rows = [spec.row(note) for spec in DRY_RUNS]
     return replace(report, rows=(*report.rows, *rows))
 
 
-async def dry_run(archive: Archive, spec: DryRunSpec, limits: DryRunLimits | None = None) -> DryRunResult:
-    """Run the agent of a ZIP that passed the static checks.
-
-    Args:
-        archive: The ZIP.
-        spec: The virtual environment.
-        limits: Time limits. Default: `DryRunLimits()`.
-    """
+async def dry_run(
+    archive: Archive, spec: DryRunSpec, *, construction_sec: float = 30.0, run_sec: float = 120.0
+) -> Row:
+    """Run the agent of a ZIP that passed the static checks, within these times in seconds."""
     with tempfile.TemporaryDirectory(prefix="capstan-check-", ignore_cleanup_errors=True) as folder:
         try:
             text = spec.requirements
@@ -134,23 +99,21 @@ async def dry_run(archive: Archive, spec: DryRunSpec, limits: DryRunLimits | Non
                 text = archive.contents.get("requirements.txt", b"").decode("utf-8")
             interpreter = await prepare_interpreter(text, Path(folder), reuse_own=False)
         except UnicodeDecodeError:
-            return _refused(
-                Reason.SUBMISSION_CODE_FAILED, "requirements.txt is not UTF-8 text", "save it as UTF-8"
-            )
+            problem, mend = "requirements.txt is not UTF-8 text", "save it as UTF-8"
+            return spec.row("", Finding(Reason.SUBMISSION_CODE_FAILED.value, problem, mend))
         except RequirementsError as error:
-            return _refused(
-                Reason.SUBMISSION_CODE_FAILED,
-                str(error),
-                "name released versions; without a network, use --static",
-            )
+            mend = "name released versions; without a network, use --static"
+            return spec.row("", Finding(Reason.SUBMISSION_CODE_FAILED.value, str(error), mend))
         package = AgentPackage(archive.sha256, archive.contents, interpreter)
         try:
-            return await _run(package, spec, limits or DryRunLimits(), Path(folder))
+            return await _run(package, spec, construction_sec, run_sec, Path(folder))
         except EnvironmentFailure as error:
-            return DryRunResult((), f"not run: {error}")
+            return spec.row(f"not run: {error}")
 
 
-async def _run(package: AgentPackage, spec: DryRunSpec, limits: DryRunLimits, folder: Path) -> DryRunResult:
+async def _run(
+    package: AgentPackage, spec: DryRunSpec, construction_sec: float, run_sec: float, folder: Path
+) -> Row:
     environment = SandboxEnvironment(
         EnvironmentSpec(task_name="check", session_id=f"check-{spec.code}", context_dir=TASK)
     )
@@ -172,30 +135,26 @@ async def _run(package: AgentPackage, spec: DryRunSpec, limits: DryRunLimits, fo
                 variables=variables,
                 model_name=MODEL,
                 extra={"extra_env": variables},
-                limits=AgentLimits(construction_sec=limits.construction_sec),
+                limits=AgentLimits(construction_sec=construction_sec),
                 task_name="check",
             )
-            outcome = await host.run(
-                INSTRUCTION, setup_timeout_sec=limits.run_sec, timeout_sec=limits.run_sec
-            )
+            outcome = await host.run(INSTRUCTION, setup_timeout_sec=run_sec, timeout_sec=run_sec)
             result_file = (await environment.exec("cat /app/result.txt")).stdout
         finally:
             await environment.stop()
-    return _result(outcome, calls=model.calls, solved=(result_file or "").strip() == "done")
+    if (finding := _bad_end(outcome)) is not None:
+        return spec.row("", finding)
+    end = "wrote the file" if (result_file or "").strip() == "done" else "ended without the file"
+    return spec.row(f"ok: {model.calls} calls of the scripted model, {end}")
 
 
-def _result(outcome: AgentOutcome, *, calls: int, solved: bool) -> DryRunResult:
-    if outcome.kind in _CODES:
-        message = outcome.exception_message or outcome.kind
-        error = f"{outcome.exception_type}: {message}" if outcome.exception_type else message
-        phase = "import or construction" if outcome.kind == "construction_failed" else outcome.phase
-        return _refused(_CODES[outcome.kind], f"{phase}: {_one_line(error)}", _MENDS[outcome.kind])
-    end = "wrote the file" if solved else "ended without the file"
-    return DryRunResult((), f"ok: {calls} calls of the scripted model, {end}")
-
-
-def _refused(code: Reason, message: str, mend: str) -> DryRunResult:
-    return DryRunResult((Finding(code.value, message, mend),))
+def _bad_end(outcome: AgentOutcome) -> Finding | None:
+    if outcome.kind not in _CODES:
+        return None
+    message = outcome.exception_message or outcome.kind
+    error = f"{outcome.exception_type}: {message}" if outcome.exception_type else message
+    phase = "import or construction" if outcome.kind == "construction_failed" else outcome.phase
+    return Finding(_CODES[outcome.kind].value, f"{phase}: {_one_line(error)}", _MENDS[outcome.kind])
 
 
 def _one_line(text: str, limit: int = 300) -> str:

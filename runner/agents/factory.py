@@ -50,9 +50,6 @@ class AgentFactory:
     Attributes:
         record: The agent, as the results name it.
         package: The submission. None: a built-in agent.
-        model_name: The model that the agent is constructed with.
-        rules: Whose rules a run follows.
-        confinement: How the agent's processes are confined. None: not at all.
     """
 
     record: AgentRecord
@@ -75,15 +72,7 @@ class AgentFactory:
         variables: Mapping[str, str],
         extra: Mapping[str, object],
     ) -> TrialAgent:
-        """Create the agent of one trial.
-
-        Args:
-            task: The trial's task.
-            environment: The trial's environment; started.
-            logs_dir: The trial's agent folder.
-            variables: The agent's variables (docs/contract.md, Environment variables).
-            extra: Further keyword arguments of its constructor.
-        """
+        """Create the agent of one trial. The arguments are those of AgentHost and OracleAgent."""
         if self.package is None:
             if self.record.name == OracleAgent.name:
                 return OracleAgent(task, environment=environment, logs_dir=logs_dir)
@@ -104,12 +93,7 @@ class AgentFactory:
 async def load_agent(
     config: RunConfig, *, source: Path | None = None, confinement: Confinement | None = None
 ) -> AgentFactory:
-    """Check and prepare the agent that the settings name.
-
-    Args:
-        config: The settings. The results name the agent as they do.
-        source: Where the submission is, if not where the settings say.
-        confinement: How the agent's processes are confined. None: not at all.
+    """Check and prepare the agent that the settings name. `source` replaces its place there.
 
     Raises:
         PackageError: The submission cannot be run.

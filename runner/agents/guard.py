@@ -30,19 +30,12 @@ ENDED_BY_RUNNER = "the runner ended it"
 
 
 class Limits(TypedDict):
-    """The limits of one agent.
-
-    Attributes:
-        runner: The process ID of the runner.
-        groups: The files of the control groups that a member writes itself to.
-        rlimits: Resource limits, by the name of the constant in `resource`.
-        processes: The most processes and threads.
-    """
+    """The limits of one agent, and the process ID of the runner."""
 
     runner: int
-    groups: list[str]
-    rlimits: dict[str, int]
-    processes: int
+    groups: list[str]  # the files that a process writes itself to in order to join
+    rlimits: dict[str, int]  # by the name of the constant in `resource`
+    processes: int  # and threads
 
 
 class Status(TypedDict):

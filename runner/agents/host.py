@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -22,11 +21,9 @@ from runner.agents.protocol import Done
 from runner.agents.session import AgentSession, SessionError
 from runner.config import Rules
 from runner.environments import Environment
-from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
+from runner.environments.owner import PREFIX, owned_directory, remove_orphans
 from runner.processes import run_to_end
 from runner.results import Timing, utc_now
-
-__all__ = ["AgentHost", "remove_stale_agents"]
 
 _PREFIX = f"{PREFIX}agent-"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,15 +32,7 @@ _EXIT_SEC = 2.0
 _LOGS_CHECK_SEC = 1.0
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What was raised, or why the run was ended."""
-
-    exception_type: str | None
-    message: str | None
-    traceback: str | None = None
-
-
+@dataclass
 class AgentHost:
     """Runs one agent for one trial.
 
@@ -56,36 +45,22 @@ class AgentHost:
         model_name, extra: Arguments of the agent's constructor.
         rules: Whose rules the run follows. The validator has one time limit for setup and run, and
             its own environment and context. Harbor has its own.
-        limits: Limits on the agent's process. Default: `AgentLimits()`.
         confinement: How the process is confined. Default: not at all.
         task_name: The task's name, which the agent's environment shows.
     """
 
-    def __init__(
-        self,
-        package: AgentPackage,
-        *,
-        environment: Environment,
-        logs_dir: Path,
-        variables: Mapping[str, str],
-        model_name: str | None = None,
-        extra: Mapping[str, object] | None = None,
-        rules: Rules = "validator",
-        limits: AgentLimits | None = None,
-        confinement: Confinement | None = None,
-        task_name: str = "",
-    ) -> None:
-        self._package = package
-        self._environment = environment
-        self._logs_dir = logs_dir.resolve()
-        self._variables = dict(variables)
-        self._model_name = model_name
-        self._extra = dict(extra or {})
-        self._rules = rules
-        self._limits = limits or AgentLimits()
-        self._confinement = confinement or Unconfined()
-        self._task_name = task_name
-        self._deadline_reached = False
+    package: AgentPackage
+    _: KW_ONLY
+    environment: Environment
+    logs_dir: Path
+    variables: Mapping[str, str]
+    model_name: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict[str, object])
+    rules: Rules = "validator"
+    limits: AgentLimits = field(default_factory=AgentLimits)
+    confinement: Confinement | None = None
+    task_name: str = ""
+    _deadline_reached: bool = field(default=False, init=False)
 
     async def run(
         self, instruction: str, *, setup_timeout_sec: float, timeout_sec: float | None
@@ -93,18 +68,18 @@ class AgentHost:
         """Run the agent until it ends or reaches its time limit, and kill all its processes.
 
         Args:
-            instruction: The task's instruction.
             setup_timeout_sec: The limit of `setup`, under Harbor's rules or if there is no other.
             timeout_sec: The limit of `run`, or under the validator's rules of both. None: no limit.
 
         Raises:
             CancelledError: This task was cancelled.
         """
-        self._logs_dir.mkdir(parents=True, exist_ok=True)
+        logs_dir = self.logs_dir.resolve()
+        logs_dir.mkdir(parents=True, exist_ok=True)
         work_dir = await asyncio.to_thread(owned_directory, _PREFIX)
         try:
-            async with self._confinement.workdir(
-                self._package, work_dir=work_dir, logs_dir=self._logs_dir, limits=self._limits
+            async with (self.confinement or Unconfined()).workdir(
+                self.package, work_dir=work_dir, logs_dir=logs_dir, limits=self.limits
             ) as workdir:
                 return await self._run_in(work_dir, workdir, instruction, setup_timeout_sec, timeout_sec)
         finally:
@@ -120,14 +95,14 @@ class AgentHost:
     ) -> AgentOutcome:
         process = await AgentProcess.start(
             workdir.command,
-            environ={"PATH": _PATH, "HOME": str(workdir.home), "LANG": "C.UTF-8", **self._variables},
+            environ={"PATH": _PATH, "HOME": str(workdir.home), "LANG": "C.UTF-8", **self.variables},
             cwd=workdir.cwd,
             work_dir=work_dir,
-            limits=self._limits,
+            limits=self.limits,
         )
-        calls = CallHandler(self._environment, work_dir, self._limits.transfer_bytes)
-        session = AgentSession(process.process, calls, self._limits)
-        output = asyncio.create_task(process.log_output(self._logs_dir / _OUTPUT_LOG))
+        calls = CallHandler(self.environment, work_dir, self.limits.transfer_bytes)
+        session = AgentSession(process.process, calls, self.limits)
+        output = asyncio.create_task(process.log_output(self.logs_dir / _OUTPUT_LOG))
         helpers = [
             output,
             asyncio.create_task(session.read()),
@@ -156,13 +131,13 @@ class AgentHost:
             "type": "start",
             "root": str(workdir.root),
             "logs_dir": str(workdir.logs_dir),
-            "model_name": self._model_name,
-            "variables": self._variables,
-            "extra": self._extra,
+            "model_name": self.model_name,
+            "variables": dict(self.variables),
+            "extra": dict(self.extra),
             "instruction": instruction,
-            "task_name": self._task_name,
-            "rules": self._rules,
-            "line_bytes": self._limits.line_bytes,
+            "task_name": self.task_name,
+            "rules": self.rules,
+            "line_bytes": self.limits.line_bytes,
         }
 
     async def _wait(
@@ -171,15 +146,15 @@ class AgentHost:
         """Return the last message, or why there is none, or None if a cancellation was ignored."""
         try:
             try:
-                async with asyncio.timeout(self._limits.construction_sec):
+                async with asyncio.timeout(self.limits.construction_sec):
                     await _wait_for(session.constructed, session)
             except TimeoutError:
                 return SessionError(
                     "AgentConstructionTimeout",
-                    f"not imported and constructed after {self._limits.construction_sec:g} s",
+                    f"not imported and constructed after {self.limits.construction_sec:g} s",
                 )
             try:
-                if self._rules == "validator" and timeout_sec is not None:
+                if self.rules == "validator" and timeout_sec is not None:
                     async with asyncio.timeout(timeout_sec):
                         return await asyncio.shield(session.done)
                 async with asyncio.timeout(setup_timeout_sec):
@@ -188,7 +163,7 @@ class AgentHost:
                     return await asyncio.shield(session.done)
             except TimeoutError:
                 self._deadline_reached = True
-            async with asyncio.timeout(self._limits.grace_sec):
+            async with asyncio.timeout(self.limits.grace_sec):
                 await session.send({"type": "cancel"})
                 return await asyncio.shield(session.done)
         except TimeoutError:
@@ -200,17 +175,14 @@ class AgentHost:
         """End the session if the agent writes too much into its log folder."""
         while True:
             await asyncio.sleep(_LOGS_CHECK_SEC)
-            size, files = await asyncio.to_thread(_disk_usage, logs_dir, self._limits.log_files + 1)
-            if size > self._limits.logs_bytes:
-                session.abort(
-                    "AgentLimitError",
-                    f"it wrote more than {self._limits.logs_bytes >> 20} MiB into its log folder",
-                )
-            elif files > self._limits.log_files:
-                session.abort(
-                    "AgentLimitError",
-                    f"it created more than {self._limits.log_files} files in its log folder",
-                )
+            limits = self.limits
+            size, files = await asyncio.to_thread(_disk_usage, logs_dir, limits.log_files + 1)
+            if size > limits.logs_bytes:
+                problem = f"it wrote more than {limits.logs_bytes >> 20} MiB into its log folder"
+                session.abort("AgentLimitError", problem)
+            elif files > limits.log_files:
+                problem = f"it created more than {limits.log_files} files in its log folder"
+                session.abort("AgentLimitError", problem)
 
     def _outcome(
         self,
@@ -220,10 +192,9 @@ class AgentHost:
         process_end: ProcessEnd,
         finished_at: datetime,
     ) -> AgentOutcome:
-        kind, failure = self._classify(session, done)
-        message, trace = (failure.message, failure.traceback) if failure else (None, None)
+        kind, error_type, message, trace = self._classify(session, done)
         if isinstance(done, SessionError):
-            if cause := process_end.describe(self._limits):
+            if cause := process_end.describe(self.limits):
                 message = cause if done.error_type == "AgentCrashedError" else f"{message} ({cause})"
             if process.output_tail.strip():
                 trace = f"the end of its output:\n{process.output_tail}"
@@ -233,7 +204,7 @@ class AgentHost:
             kind,
             phase=session.phase,
             message=done.message if isinstance(done, Done) else None,
-            exception_type=failure.exception_type if failure else None,
+            exception_type=error_type,
             exception_message=message,
             traceback=trace,
             context=session.context,
@@ -246,21 +217,22 @@ class AgentHost:
 
     def _classify(
         self, session: AgentSession, done: Done | SessionError | None
-    ) -> tuple[OutcomeKind, _Failure | None]:
+    ) -> tuple[OutcomeKind, str | None, str | None, str | None]:
+        """Return the kind of the end, and the type, message and traceback of its error."""
         if isinstance(done, SessionError):
             if self._deadline_reached:
-                return "timeout", _Failure("AgentTimeoutError", str(done))
+                return "timeout", "AgentTimeoutError", str(done), None
             kind: OutcomeKind = "construction_failed" if session.agent is None else "crashed"
-            return kind, _Failure(done.error_type, str(done))
+            return kind, done.error_type, str(done), None
         if done is None or done.end == "cancelled":
             method = "setup" if session.phase == "setup" else "run"
-            return "timeout", _Failure("AgentTimeoutError", f"{method} was still running at its time limit")
+            return "timeout", "AgentTimeoutError", f"{method} was still running at its time limit", None
         if done.end == "invalid":
-            return "invalid_return", _Failure("AgentInvalidReturnError", f"run returned {done.what}")
+            return "invalid_return", "AgentInvalidReturnError", f"run returned {done.what}", None
         if done.end == "returned":
-            return ("cancelled_in_time" if self._deadline_reached else "completed"), None
+            return ("cancelled_in_time" if self._deadline_reached else "completed"), None, None, None
         kind = "construction_failed" if done.end == "construction_failed" else "raised"
-        return kind, _Failure(done.exception_type, done.exception_message, done.traceback)
+        return kind, done.exception_type, done.exception_message, done.traceback
 
 
 async def _wait_for(event: asyncio.Event, session: AgentSession) -> None:
@@ -294,7 +266,4 @@ def _disk_usage(folder: Path, most_files: int) -> tuple[int, int]:
 
 def remove_stale_agents() -> list[Path]:
     """Remove the work folders and control groups of agents whose runner is dead. Return them."""
-    folders = list(orphaned_directories(_PREFIX, (tempfile.gettempdir(),)))
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    return [*folders, *remove_stale_groups()]
+    return [*remove_orphans(_PREFIX), *remove_stale_groups()]

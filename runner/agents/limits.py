@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["AgentLimits", "ControlGroups", "remove_stale_groups"]
-
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "capstan-agent-"
 _MIB = 1 << 20
@@ -157,10 +155,8 @@ def _threads_of_user() -> int:
 
 def _create_group(path: Path, settings: dict[str, int]) -> list[Path]:
     """Create a group. Return it if at least one setting could be made, else nothing."""
-    try:
+    with contextlib.suppress(OSError):
         path.mkdir()
-    except OSError:
-        return []
     limited = False
     for name, value in settings.items():
         with contextlib.suppress(OSError):

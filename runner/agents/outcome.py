@@ -7,8 +7,6 @@ from typing import Literal
 
 from runner.results import AgentContext, Timing
 
-__all__ = ["AgentOutcome", "OutcomeKind", "Phase"]
-
 OutcomeKind = Literal[
     "completed",
     "cancelled_in_time",

@@ -10,19 +10,9 @@ from pathlib import Path, PurePosixPath
 from runner.agents.requirements import RequirementsError, prepare_interpreter
 from runner.submission import BuildError, build_zip, check_entrypoint, check_structure, open_archive
 
-__all__ = ["AgentPackage", "PackageError"]
-
 
 class PackageError(Exception):
-    """A submission that cannot be run. The message is one line.
-
-    Attributes:
-        code: The validator's rejection code (docs/contract.md, The ZIP), or None.
-    """
-
-    def __init__(self, message: str, code: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
+    """A submission that cannot be run. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +31,7 @@ class AgentPackage:
 
     @classmethod
     async def prepare(cls, source: Path, cache_dir: Path) -> AgentPackage:
-        """Read and check a submission, and prepare its interpreter.
-
-        Args:
-            source: A ZIP, or a folder with agent.py.
-            cache_dir: The folder for virtual environments.
+        """Read and check a submission, a ZIP or a folder, and prepare its interpreter.
 
         Raises:
             PackageError: The submission cannot be read, is over a limit or has no class Agent, or
@@ -74,14 +60,12 @@ def _read(source: Path) -> tuple[str, Mapping[str, bytes]]:
     try:
         archive = open_archive(build_zip(source).data if source.is_dir() else source)
     except BuildError as error:
-        raise PackageError(str(error), "missing_entrypoint") from None
+        raise PackageError(str(error)) from None
     except OSError as error:
         raise PackageError(f"{source}: cannot be read: {error.strerror or error}") from None
     findings = check_structure(archive) or check_entrypoint(archive)
     if findings:
         first = findings[0]
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise PackageError(
-            f"{source}: {first.where}: {first.message}: {first.mend} [{first.code}]{more}", first.code
-        )
+        raise PackageError(f"{source}: {first.where}: {first.message}: {first.mend} [{first.code}]{more}")
     return archive.sha256, archive.contents

@@ -45,12 +45,7 @@ class ProcessEnd:
 
 
 class AgentProcess:
-    """The guard's process, with the agent below it.
-
-    Attributes:
-        process: asyncio's handle. Its stdin and stdout carry the protocol.
-        output_tail: The end of what the agent printed.
-    """
+    """The guard's process, with the agent below it. Its stdin and stdout carry the protocol."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, groups: ControlGroups, work_dir: Path, limits: AgentLimits
@@ -71,14 +66,9 @@ class AgentProcess:
         work_dir: Path,
         limits: AgentLimits,
     ) -> AgentProcess:
-        """Start a command under the guard.
+        """Start a command, whose first part is an absolute path, under the guard.
 
-        Args:
-            command: The command. The first part is an absolute path.
-            environ: Its environment variables. It gets no others.
-            cwd: Its working directory.
-            work_dir: The runner's folder for this trial. The agent's HOME is below it.
-            limits: Its limits.
+        It gets no variables but `environ`. HOME must be below `work_dir`, the trial's own folder.
         """
         groups = await asyncio.to_thread(ControlGroups.create, limits)
         guard_limits: Limits = {

@@ -20,20 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from runner.json_values import is_object
 from runner.results import AgentContext
 
-__all__ = [
-    "Abandon",
-    "Call",
-    "Constructed",
-    "Done",
-    "Figures",
-    "Message",
-    "PhaseBegun",
-    "ProtocolError",
-    "encode",
-    "parse",
-    "read_context",
-]
-
 
 class ProtocolError(Exception):
     """The agent's process sent something that the protocol does not allow."""

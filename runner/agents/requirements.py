@@ -8,25 +8,19 @@ path or a URL could run the submission's code on the host, outside all limits.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncGenerator
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from runner.processes import start_process
-
-__all__ = ["RequirementsError", "parse_requirements", "prepare_interpreter"]
+from runner.processes import file_lock, start_process
 
 _INSTALL_TIMEOUT_SEC = 900.0
-_LOCK_POLL_SEC = 0.2
 _MARKER = "complete"
 
 
@@ -66,12 +60,8 @@ def parse_requirements(text: str) -> tuple[Requirement, ...]:
 async def prepare_interpreter(text: str, cache_dir: Path, *, reuse_own: bool = True) -> Path:
     """Return an interpreter that has these requirements.
 
-    Creating a virtual environment takes minutes. Later calls return it at once.
-
-    Args:
-        text: The content of requirements.txt. Empty: no requirements.
-        cache_dir: The folder for virtual environments.
-        reuse_own: Return the runner's own interpreter if it has all requirements.
+    It is the runner's own if that has them all and `reuse_own` is set. Else it is that of a virtual
+    environment in `cache_dir`, which takes minutes to create, once.
 
     Raises:
         RequirementsError: A line cannot be parsed, or pip cannot install the requirements.
@@ -83,7 +73,7 @@ async def prepare_interpreter(text: str, cache_dir: Path, *, reuse_own: bool = T
     key = hashlib.sha256(f"{sys.version}\0{sys.prefix}\0{listing}".encode()).hexdigest()[:20]
     root = cache_dir / "environments" / key
     root.parent.mkdir(parents=True, exist_ok=True)
-    async with _file_lock(root.with_suffix(".lock")):
+    async with file_lock(root.with_suffix(".lock")):
         if not (root / _MARKER).is_file():
             await _create_environment(root, listing)
     return root / "bin" / "python"
@@ -142,16 +132,3 @@ async def _run(*command: str, name: str) -> None:
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
         reason = errors[-1] if errors else (lines[-1] if lines else f"exit code {process.returncode}")
         raise RequirementsError(f"requirements.txt: {name}: {reason[:400]}")
-
-
-@contextlib.asynccontextmanager
-async def _file_lock(path: Path) -> AsyncGenerator[None]:
-    """Hold an exclusive lock across processes. Polls, so that a waiter can be cancelled at once."""
-    with path.open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(_LOCK_POLL_SEC)
-        yield

@@ -25,14 +25,11 @@ from runner.agents.protocol import (
 )
 from runner.results import AgentContext, utc_now
 
-__all__ = ["AgentSession", "SessionError"]
-
 
 class SessionError(Exception):
     """The agent's process ended, or broke a rule, before it sent `Done`.
 
-    Attributes:
-        error_type: The name of the error in the results.
+    `error_type` is the name of the error in the results.
     """
 
     def __init__(self, error_type: str, message: str) -> None:
@@ -44,13 +41,10 @@ class AgentSession:
     """The exchange of messages with one agent's process.
 
     Attributes:
-        phase: The current phase.
-        started_at: When each phase began.
         agent: The agent's name and version, once it is constructed.
         context: The values of its context, as last reported.
         constructed, running: Set once the agent is constructed, and once its `run` is called.
         done: The last message. Raises SessionError if the session ended without one.
-        finished_at: When the session ended.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, calls: CallHandler, limits: AgentLimits) -> None:

@@ -92,18 +92,18 @@ async def check_isolation(docker: Check) -> Check:
 
 async def check_sandbox() -> Check:
     """Check that a bubblewrap sandbox starts."""
-    from runner.environments.sandbox import sandbox_unavailable
+    from runner.environments.sandbox import SandboxEnvironment
 
-    if (problem := await sandbox_unavailable()) is not None:
+    if (problem := await SandboxEnvironment.unavailable()) is not None:
         return Check("sandbox", "note", problem, "allow user namespaces, or use --env proot")
     return Check("sandbox", "ok", f"bubblewrap; {_SIMPLE_TASKS}")
 
 
 async def check_proot() -> Check:
     """Check that proot starts."""
-    from runner.environments.proot import proot_unavailable
+    from runner.environments.proot import ProotEnvironment
 
-    if (problem := await proot_unavailable()) is not None:
+    if (problem := await ProotEnvironment.unavailable()) is not None:
         return Check("proot", "note", problem)
     return Check("proot", "ok", f"isolates nothing; {_SIMPLE_TASKS}")
 

@@ -48,11 +48,6 @@ def pack_dirs(sources: Mapping[str, Path], file: BinaryIO) -> None:
                 raise TransferError(f"cannot read {source}: {error}") from error
 
 
-def pack_dir(source: Path, file: BinaryIO) -> None:
-    """Write the contents of one folder as a tar. Raises TransferError."""
-    pack_dirs({"": source}, file)
-
-
 def pack_file(source: Path, file: BinaryIO, name: str) -> None:
     """Write one file, followed through links, as a tar with the one member `name`."""
     try:
@@ -141,8 +136,7 @@ def _below(name: str, prefix: tuple[str, ...]) -> str | None:
 
 
 def unpack_file(file: BinaryIO, target: Path) -> None:
-    """Write the content of the one regular file in a tar to `target`, with its mode but without
-    set-id bits.
+    """Write the one regular file in a tar to `target`, with its mode but without set-id bits.
 
     Raises:
         TransferError: The first member is no regular file.

@@ -18,8 +18,7 @@ NetworkMode = Literal["none", "public"]
 EnvironmentKind = Literal["docker", "sandbox", "proot"]
 
 MAX_COMMAND_BYTES = 128 * 1024 - 1
-"""Longest command in bytes: Linux's MAX_ARG_STRLEN less the closing NUL, as under `docker exec
-bash -c`."""
+"""Longest command in bytes, as under `docker exec`: Linux's MAX_ARG_STRLEN less the NUL."""
 
 OUTPUT_LIMIT_BYTES = 10 * 1024 * 1024
 """Most bytes of a command's output that are kept: half from its start, half from its end."""
@@ -66,11 +65,9 @@ class FileMissing(TransferError):
 
 
 class ExecTimeout(RuntimeError):
-    """A command reached its time limit. Its processes have been killed.
+    """A command reached its time limit in seconds. Its processes have been killed.
 
-    Attributes:
-        timeout_sec: The limit, in seconds.
-        partial_output: What the command had printed by then (None where it printed nothing).
+    `partial_output` is what it had printed by then, None if nothing.
     """
 
     def __init__(self, timeout_sec: float, partial_output: str | None) -> None:
@@ -81,8 +78,7 @@ class ExecTimeout(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """The result of one command. `stdout` holds stdout and stderr merged, None if empty;
-    `stderr` is None."""
+    """A command's result. `stdout` has both streams, or is None if empty; `stderr` is None."""
 
     stdout: str | None
     stderr: str | None
@@ -134,15 +130,12 @@ class DockerSettings:
     evaluation service).
 
     Attributes:
-        registry: DOCKER_REGISTRY: tried first, as `registry:<task>-<version>`, if a task names an
-            image.
+        registry: DOCKER_REGISTRY: tried first, as `registry:<task>-<version>`, for a named image.
         pull: PULL_IF_NOT_EXISTS: pull an image that is not on this machine.
-        default_registry: DEFAULT_IMAGE_REGISTRY: `default_registry:<task>` if a task has neither an
-            image name nor a Dockerfile.
-        network_mode: CONTAINER_NETWORK_MODE: for tasks that opt in to network. They share this one
-            network.
-        build_network: DOCKER_BUILD_NETWORK: network of `RUN` steps; "" means the engine's default
-            bridge.
+        default_registry: DEFAULT_IMAGE_REGISTRY: `default_registry:<task>` if a task names no image
+            and has no Dockerfile.
+        network_mode: CONTAINER_NETWORK_MODE: the one network of the tasks that opt in to network.
+        build_network: DOCKER_BUILD_NETWORK: network of `RUN` steps; "" is the engine's default.
         cache_dir: Directory of build logs and locks (CAPSTAN_CACHE_DIR).
     """
 
@@ -176,17 +169,14 @@ class DockerSettings:
 
 @dataclass(frozen=True, slots=True)
 class GuardedRun:
-    """The verifier's command, whose input and result the agent's remaining processes must not
-    touch.
+    """The verifier's command, whose files the agent's remaining processes must not touch.
 
     Attributes:
         command: What to run, as for `exec`.
-        upload: Folder in the environment → folder on the host whose contents go there, owned by
-            root. The folder in the environment is new; a folder of that name from before is hidden
-            or removed.
-        collect: Folder in the environment → folder on the host. It is new, empty and writable by
-            all when the command starts. Its contents are copied out when the command ends, also
-            after a timeout.
+        upload: New folder in the environment → folder on the host whose contents go there, owned
+            by root. A folder of that name from before is hidden or removed.
+        collect: New folder in the environment, writable by all → folder on the host that gets its
+            contents when the command ends, also after a timeout.
         executable: Files made executable before the command runs (`chmod +x`).
         cwd, env, user, timeout_sec: As for `exec`.
     """
@@ -208,13 +198,10 @@ class GuardedResult:
     Attributes:
         output: stdout and stderr merged; None if empty.
         return_code: None after a timeout.
-        timed_out: The command was killed at its time limit. The contents of `collect` were still
-            copied out.
+        timed_out: The command was killed at its time limit.
         guard: "private": uploads and results were in a mount namespace of the command's own, out of
-            reach of every earlier process. "watched": they were in the open and were compared
-            afterwards.
-        findings: One sentence for each sign of tampering ("watched" only). Empty means none was
-            seen.
+            reach of every earlier process. "watched": they were in the open and were compared.
+        findings: One sentence for each sign of tampering ("watched" only).
     """
 
     output: str | None
@@ -225,8 +212,7 @@ class GuardedResult:
 
 
 class Environment(ABC):
-    """The environment of one trial: started once, used by the agent, then by the verifier, and
-    stopped.
+    """The environment of one trial: started once, used by agent and verifier, and stopped.
 
     Paths inside it are POSIX strings. Paths of the host are `Path`s.
     """
@@ -250,8 +236,7 @@ class Environment(ABC):
 
     @abstractmethod
     async def stop(self) -> None:
-        """Kill every process and remove everything made. Idempotent; a container that is gone is
-        no error."""
+        """Kill every process and remove everything made, as far as it is there. Idempotent."""
 
     @abstractmethod
     async def exec(
@@ -262,8 +247,7 @@ class Environment(ABC):
         timeout_sec: float | None = None,
         user: str | int | None = None,
     ) -> ExecResult:
-        """Run `command` with `bash -c` (`sh -c` where there is no bash) and wait for its main
-        process.
+        """Run `command` with `bash -c` (without bash, `sh -c`) and wait for its main process.
 
         stdin is /dev/null. Background children stay alive. If the output is longer than
         OUTPUT_LIMIT_BYTES, its middle is left out, and a line says so. A `cwd` that does not exist
@@ -278,8 +262,7 @@ class Environment(ABC):
 
     @abstractmethod
     async def exec_guarded(self, run: GuardedRun) -> GuardedResult:
-        """Run a command and keep its files from processes that were there before, as GuardedRun
-        says.
+        """Run a command and keep its files from earlier processes, as GuardedRun says.
 
         Raises:
             EnvironmentLost, TransferError, OSError, ValueError: As `exec` and the uploads.
@@ -287,13 +270,11 @@ class Environment(ABC):
 
     @abstractmethod
     async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        """Copy one file in with its mode, and make its parents. Raises TransferError,
-        EnvironmentLost."""
+        """Copy a file in with its mode; make its parents. Raises TransferError, EnvironmentLost."""
 
     @abstractmethod
     async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
-        """Copy the contents of a folder into `target_dir`. Raises TransferError,
-        EnvironmentLost."""
+        """Copy the contents of a folder in. Raises TransferError, EnvironmentLost."""
 
     @abstractmethod
     async def download_file(self, source_path: str, target_path: Path | str) -> None:
@@ -301,8 +282,7 @@ class Environment(ABC):
 
     @abstractmethod
     async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        """Copy the contents of a folder out, without links that lead outside it. Raises as
-        download_file."""
+        """Copy a folder's contents out, without links out of it. Raises as download_file."""
 
     @abstractmethod
     async def is_alive(self) -> bool:

@@ -1,5 +1,4 @@
-"""Dockerfiles without Docker: the subset that can be carried out, and the images that a build
-needs.
+"""Dockerfiles without Docker: the subset that can be carried out, and a build's images.
 
 The subset is FROM, WORKDIR, COPY and ENV. Any other instruction is refused with one line that names
 it. The rules follow Docker's Dockerfile reference: continuation lines, comments, heredocs, quoting,
@@ -20,8 +19,7 @@ from runner.environments.base import EnvironmentStartError, EnvironmentUnsupport
 _VARIABLE = re.compile(
     r"\\(?P<escaped>.)|\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\})"
 )
-# What only BuildKit knows, not the classic builder that the SDK speaks to (Dockerfile reference,
-# "BuildKit").
+# What the classic builder, which the SDK uses, does not know (Dockerfile reference, "BuildKit").
 _BUILDKIT_ONLY = re.compile(
     r"^\s*(#\s*syntax\s*=|(RUN|COPY|ADD)\s+--(mount|network|security|link|chmod|parents|exclude|checksum)|(RUN|COPY)\b.*<<)",
     re.IGNORECASE | re.MULTILINE,
@@ -36,8 +34,7 @@ DEFAULT_WORKDIR = "/app"
 
 @dataclass(frozen=True, slots=True)
 class CopyStep:
-    """One COPY: `sources` are patterns in the build context; `target` is absolute and ends with
-    "/" if a folder."""
+    """One COPY of patterns in the build context. A `target` that is a folder ends with "/"."""
 
     line: int
     sources: tuple[str, ...]
@@ -56,8 +53,7 @@ class Recipe:
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (number of its first line, instruction): no comments, no heredocs, continuations
-    joined."""
+    """Yield (number of its first line, instruction), joined and without heredocs."""
     joined, start = "", 0
     lines = text.splitlines()
     at = 0
@@ -80,8 +76,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _after_heredocs(instruction: str, lines: Sequence[str], at: int) -> int:
-    """Return the index of the line after the heredocs that an instruction opens; `at` if it
-    opens none."""
+    """Return the index of the line after the heredocs that an instruction opens."""
     if instruction.split(None, 1)[0].upper() not in ("RUN", "COPY", "ADD"):
         return at
     for match in _HEREDOC.finditer(instruction):
@@ -115,8 +110,7 @@ def needs_buildkit(path: Path) -> bool:
 
 
 def base_images(path: Path) -> list[str]:
-    """Return the images that a build starts from, each once: of FROM, COPY --from, mounts and `#
-    syntax=`.
+    """Return the images that a build needs, each once: FROM, COPY --from, mounts, `# syntax=`.
 
     Stages of the file itself and `scratch` are left out. Variables have the defaults of their ARG
     lines. A name that stays empty is left out; the build fails on it with the engine's words.
@@ -157,8 +151,7 @@ def parse_dockerfile(path: Path) -> Recipe:
 
     Raises:
         EnvironmentStartError: It cannot be read, or is wrong.
-        EnvironmentUnsupported: It has another instruction; the line names file, line and
-            instruction.
+        EnvironmentUnsupported: It has another instruction, which the error names.
     """
     text = _read(path)
     base: str | None = None

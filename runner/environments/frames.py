@@ -1,5 +1,4 @@
-"""The protocol between runner and supervisor.sh: requests as shell text, answers as framed
-bytes."""
+"""The protocol with supervisor.sh: requests as shell text, answers as framed bytes."""
 
 from __future__ import annotations
 
@@ -56,17 +55,14 @@ def environment_words(command: str, env: Mapping[str, str]) -> tuple[bytes, list
 
 
 def run_request(nonce: str, command: str, cwd: str, env: Mapping[str, str]) -> bytes:
-    """Return the line (or lines) that makes the supervisor run a command. Raises as
-    `environment_words`."""
+    """Return what makes the supervisor run a command. Raises as `environment_words`."""
     encoded, variables, by_export = environment_words(command, env)
-    function = b"capstan_run " if by_export else b"capstan_run_env "
-    words = [_bytes(cwd, "cwd"), encoded, *variables]
-    return function + nonce.encode() + b" " + b" ".join(map(quote, words)) + b"\n"
+    words = [_bytes(cwd, "cwd"), encoded, b"export" if by_export else b"env", *variables]
+    return b"capstan_run " + nonce.encode() + b" " + b" ".join(map(quote, words)) + b"\n"
 
 
 def kill_request(nonce: str, pid: int, grace_sec: float) -> bytes:
-    """Return the line that makes the supervisor end a session and all its descendants, TERM
-    first."""
+    """Return what makes the supervisor end a session and all its descendants, TERM first."""
     return f"capstan_kill {nonce} {pid} {max(0, round(grace_sec * 10))}\n".encode()
 
 
@@ -117,8 +113,7 @@ class FrameParser:
                 del self._buffer[: -len(marker)]
 
     def flush(self) -> None:
-        """Pass on bytes held back as the possible start of a marker. Call it when the stream has
-        ended."""
+        """Pass on what was held back as a marker's possible start, after the stream's end."""
         if self.phase is Phase.RUNNING and self._buffer:
             self.output(bytes(self._buffer))
             self._buffer.clear()
@@ -153,11 +148,6 @@ class BoundedOutput:
         self._tail_size = 0
         self._total = 0
 
-    @property
-    def total(self) -> int:
-        """Return the number of bytes seen."""
-        return self._total
-
     def add(self, data: bytes) -> None:
         """Take in the next bytes."""
         self._total += len(data)
@@ -181,6 +171,5 @@ class BoundedOutput:
         return bytes(self._head) + b"\n[%d bytes of output left out here]\n" % missing + tail
 
     def text(self) -> str | None:
-        """Return the same as text, with U+FFFD for bytes that are not UTF-8; None if there was
-        no output."""
+        """Return the same as text, with U+FFFD for what is not UTF-8; None if it is empty."""
         return self.getvalue().decode("utf-8", errors="replace") or None

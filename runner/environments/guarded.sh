@@ -45,4 +45,4 @@ for folder in $collect; do chmod 777 "$new$folder" || exit 125; done
 for file in $executable; do chmod a+x "$new$file" || exit 125; done
 
 cd / || exit 125
-exec chroot "$new" setpriv --bounding-set="$capabilities" --inh-caps=-all $no_new_privs sh -c "$inner"
+exec chroot "$new" setpriv --bounding-set="$capabilities" --inh-caps=-all --no-new-privs sh -c "$inner"

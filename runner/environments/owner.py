@@ -5,9 +5,11 @@ The name holds after a SIGKILL, and is not mistaken after a reboot or when a pid
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -52,8 +54,7 @@ def current_owner() -> str:
 
 
 def is_alive(owner: str) -> bool:
-    """Return whether that process still runs. True for another pid namespace, which cannot be
-    seen here."""
+    """Return whether that process still runs; True if it is in another pid namespace."""
     parts = owner.split("/")
     if len(parts) != 4 or not parts[2].isdigit():
         return False
@@ -68,21 +69,45 @@ def is_alive(owner: str) -> bool:
 def owned_directory(prefix: str, *, place: str | None = None) -> Path:
     """Make a temporary folder for this user only, which names its owner. Return its path."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-    # In one step: another runner that sweeps now sees either no owner, which counts as alive, or
-    # the whole name.
+    # In one step: a sweep sees either no owner, which counts as alive, or the whole name.
     note = folder / f"{_OWNER_FILE}.new"
     note.write_text(current_owner(), encoding="ascii")
     note.rename(folder / _OWNER_FILE)
     return folder
 
 
-def orphaned_directories(prefix: str, places: Iterable[str]) -> Iterator[Path]:
-    """Yield the folders made with `owned_directory` below `places` whose owner is gone."""
-    for place in dict.fromkeys(places):
+def remove_orphans(prefix: str, places: Iterable[str] | None = None) -> list[Path]:
+    """Remove the folders made with `owned_directory` whose owner is gone. Return them.
+
+    `places` are where to look. Default: the folder for temporary files.
+    """
+    removed: list[Path] = []
+    for place in dict.fromkeys(places or (tempfile.gettempdir(),)):
         for folder in Path(place).glob(f"{prefix}*"):
             try:
                 owner = (folder / _OWNER_FILE).read_text(encoding="ascii")
             except (OSError, UnicodeDecodeError):
                 continue
             if not is_alive(owner):
-                yield folder
+                remove_tree(folder)
+                removed.append(folder)
+    return removed
+
+
+def remove_tree(root: Path) -> None:
+    """Remove the folder of a trial whatever modes its contents have. What cannot be removed stays.
+
+    Nothing above `root` is touched. Two runners may remove the same folder at once.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    if not root.is_dir() or root.is_symlink():
+        return
+    # An ordinary user cannot list a folder of mode 000.
+    with contextlib.suppress(OSError):
+        root.chmod(0o700)
+    for folder, names, _ in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            with contextlib.suppress(OSError):
+                if not path.is_symlink():
+                    path.chmod(0o700)
+    shutil.rmtree(root, ignore_errors=True)

@@ -15,9 +15,9 @@ from runner.environments.base import (
     EnvironmentSpec,
     EnvironmentStartError,
 )
-from runner.environments.proot import ProotEnvironment, proot_unavailable
+from runner.environments.proot import ProotEnvironment
 from runner.environments.rootfs import rootfs_refusal
-from runner.environments.sandbox import SandboxEnvironment, sandbox_unavailable
+from runner.environments.sandbox import SandboxEnvironment
 
 _PROOT = "proot, which isolates nothing"
 _HELP = "start Docker, allow user namespaces, or apt-get install proot"
@@ -41,11 +41,6 @@ async def select_environment(
     `auto` takes the first kind that is there and can run every task. A kind that was asked for must
     be there. A task that it cannot run fails alone, in its trial.
 
-    Args:
-        wanted: `--env`.
-        specs: What the tasks need, one for each.
-        settings: Where images come from.
-
     Raises:
         EnvironmentStartError: Nothing can run the tasks, or the kind that was asked for is not
             there. One line says what to do.
@@ -55,11 +50,11 @@ async def select_environment(
             raise EnvironmentStartError(f"Docker: {no_docker}; start it, or take --env sandbox")
         return Selection("docker", "environment: Docker (it was asked for)")
     if wanted == "sandbox":
-        if no_sandbox := await sandbox_unavailable():
+        if no_sandbox := await SandboxEnvironment.unavailable():
             raise EnvironmentStartError(f"{no_sandbox}; take --env docker or --env proot")
         return Selection("sandbox", "environment: sandbox (it was asked for)")
     if wanted == "proot":
-        if no_proot := await proot_unavailable():
+        if no_proot := await ProotEnvironment.unavailable():
             raise EnvironmentStartError(no_proot)
         return Selection("proot", f"environment: {_PROOT} (it was asked for)")
     no_docker = await _no_docker(specs, settings)
@@ -71,11 +66,11 @@ async def select_environment(
             f"no environment can run all tasks: Docker: {no_docker}; without Docker: {refusal}. "
             "Leave tasks out (--exclude), or take --env docker for those that it can run"
         )
-    no_sandbox = await sandbox_unavailable()
+    no_sandbox = await SandboxEnvironment.unavailable()
     if no_sandbox is None:
         return Selection("sandbox", f"environment: sandbox (Docker: {no_docker})")
     before = f"Docker: {no_docker}; {no_sandbox}"
-    no_proot = await proot_unavailable()
+    no_proot = await ProotEnvironment.unavailable()
     if no_proot is None:
         return Selection("proot", f"environment: {_PROOT} ({before})")
     raise EnvironmentStartError(
@@ -85,8 +80,7 @@ async def select_environment(
 
 async def _no_docker(specs: Sequence[EnvironmentSpec], settings: DockerSettings) -> str | None:
     """Return why Docker cannot run these tasks, in one line; None if it can."""
-    # Here and not above: without an engine the SDK is not needed, and a broken one is a reason like
-    # another.
+    # Here and not above: without an engine the SDK is not needed, and may be broken.
     try:
         from runner.environments.docker.availability import missing_images
         from runner.environments.docker.engine import engine_unreachable, shared_engine
@@ -103,8 +97,7 @@ async def _no_docker(specs: Sequence[EnvironmentSpec], settings: DockerSettings)
 def create_environment(
     kind: EnvironmentKind, spec: EnvironmentSpec, *, settings: DockerSettings | None = None
 ) -> Environment:
-    """Return an environment of that kind, not started. `settings` default to those of the process
-    environment.
+    """Return an environment of that kind, not started. `settings` default to the variables'.
 
     Raises:
         docker.errors.DockerException: The engine's address (DOCKER_HOST) makes no sense.

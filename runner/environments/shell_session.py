@@ -55,8 +55,7 @@ Opener = Callable[[str | None], Awaitable[ByteStream]]
 
 
 class ShellSessionClosed(EnvironmentLost):
-    """A session's shell ended. `started` is true if the command had begun; `output` is what it
-    printed."""
+    """A session's shell ended. `started`: the command had begun; `output`: what it printed."""
 
     def __init__(self, started: bool, output: BoundedOutput) -> None:
         super().__init__("the environment's shell session ended")
@@ -65,8 +64,7 @@ class ShellSessionClosed(EnvironmentLost):
 
 
 class ShellSession:
-    """One supervisor shell and the answer to its current request. Use it through
-    ShellSessionPool."""
+    """One supervisor shell and the answer to its current request, for ShellSessionPool."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -83,8 +81,7 @@ class ShellSession:
 
     @property
     def soon_idle(self) -> bool:
-        """Return whether a command has just ended here, so the session is probably free in a
-        moment."""
+        """Return whether a command has just ended, so the session is probably free soon."""
         draining = self._parser is not None and self._parser.phase is Phase.DRAINING
         return (
             not self.closed
@@ -154,8 +151,7 @@ class ShellSessionPool:
     async def run(
         self, command: str, *, cwd: str, env: Mapping[str, str], timeout_sec: float | None, user: str | None
     ) -> ExecResult:
-        """Run one command. Raises as `Environment.exec`, and ShellSessionClosed if the session
-        is killed."""
+        """Run one command. Raises as `Environment.exec`, and ShellSessionClosed."""
         async with self._slots:
             while True:
                 nonce = secrets.token_hex(16)

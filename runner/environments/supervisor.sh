@@ -17,40 +17,29 @@ capstan_shell=sh
 capstan_setsid=
 ! command -v setsid >/dev/null 2>&1 || capstan_setsid=setsid
 
-# capstan_run NONCE CWD COMMAND [NAME=VALUE...]
+# capstan_results NONCE: called when the command has ended. guard.py has its own, which uses fd 3.
+capstan_results() { :; }
+
+# capstan_run NONCE CWD COMMAND export|env [NAME=VALUE...]
+# `env` is for variables whose names are no shell identifiers, at the cost of one more exec.
 capstan_run() {
     command -v cat >/dev/null || exit 127 # before the command has begun, so the runner can take another way
     {
         (
+            exec 3>&-
             IFS=' ' read -r capstan_pid capstan_rest </proc/self/stat
             printf '%s start %s\n' "$1" "$capstan_pid"
             CDPATH='' cd -- "$2" || exit 126
             unset capstan_pid capstan_rest OLDPWD
             capstan_command=$3
-            shift 3
+            capstan_way=$4
+            shift 4
+            [ "$capstan_way" = export ] || exec env "$@" $capstan_setsid $capstan_shell -c "$capstan_command"
             [ $# -eq 0 ] || export "$@"
             exec $capstan_setsid $capstan_shell -c "$capstan_command"
         ) 2>&1
         printf '\n%s end %s\n' "$1" "$?"
-    } </dev/null 2>/dev/null | cat # what this shell itself prints ("Terminated") is dropped
-    printf '%s free\n' "$1"
-}
-
-# capstan_run_env: the same for variables whose names are no shell identifiers, at the cost of one
-# more exec.
-capstan_run_env() {
-    command -v cat >/dev/null || exit 127
-    {
-        (
-            IFS=' ' read -r capstan_pid capstan_rest </proc/self/stat
-            printf '%s start %s\n' "$1" "$capstan_pid"
-            CDPATH='' cd -- "$2" || exit 126
-            unset capstan_pid capstan_rest OLDPWD
-            capstan_command=$3
-            shift 3
-            exec env "$@" $capstan_setsid $capstan_shell -c "$capstan_command"
-        ) 2>&1
-        printf '\n%s end %s\n' "$1" "$?"
+        capstan_results "$1"
     } </dev/null 2>/dev/null | cat # what this shell itself prints ("Terminated") is dropped
     printf '%s free\n' "$1"
 }

@@ -1,7 +1,6 @@
 """Guarded commands whose folders are in the open: they are compared, and interference is reported.
 
-docs/decisions/verifier-protection.md says why they have no mount namespace of their own, as in the
-sandbox.
+docs/decisions/verifier-protection.md says why they have no mount namespace of their own.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ AsRoot = Callable[[str], Awaitable[ExecResult]]
 
 
 class WatchedRun:
-    """One guarded command: `exec_guarded` of an environment that cannot hide the verifier's
-    folders.
+    """One guarded command in an environment that cannot hide the verifier's folders.
 
     Reported as tampering: a file in a new folder that nobody put there, an uploaded file that has
     changed, and a result that still changes after the command has ended.
@@ -70,8 +68,7 @@ class WatchedRun:
         return GuardedResult(output, code, timed_out, "watched", tuple(findings))
 
     async def _make_fresh(self, run: GuardedRun) -> None:
-        """Make new folders. A process that holds an old one open no longer reaches it by its
-        path."""
+        """Make new folders, out of reach of a process that holds an old one open."""
         folders = list(dict.fromkeys([*run.upload, *run.collect]))
         # Moved away first, because a process that keeps writing into one would prevent its removal.
         old = f".old.{secrets.token_hex(8)}"
@@ -119,8 +116,7 @@ class WatchedRun:
         return found
 
     async def _collect(self, folder: str, target: Path) -> None:
-        """Download a folder; try again if a file changes meanwhile. A missing folder counts as
-        empty."""
+        """Download a folder, again if a file changes meanwhile. A missing one counts as empty."""
         for attempt in range(TRIES):
             try:
                 await self._environment.download_dir(folder, target)

@@ -16,6 +16,7 @@ from pathlib import Path
 from runner.agents.confinement import AgentWorkdir
 from runner.agents.limits import AgentLimits
 from runner.agents.package import AgentPackage
+from runner.environments.rootfs.tree import hand_over
 from runner.processes import start_process
 
 RELAY_PORT = 8080
@@ -23,7 +24,6 @@ BASE_URL = f"http://127.0.0.1:{RELAY_PORT}"
 """The relay's address for the agent, on the loopback interface of its own network."""
 
 _MIB = 1 << 20
-_COPY_BYTES = _MIB
 WORK_BYTES = 512 * _MIB
 SHARED_BYTES = 64 * _MIB
 _WORK_FILES = 50_000
@@ -33,28 +33,15 @@ _ENTER = Path(__file__).with_name("enter.py")
 _CHILD = Path(sys.modules[AgentPackage.__module__].__file__ or "").with_name("child.py")
 # The parts of /etc that Python, name resolution and TLS read. None of them is secret.
 _ETC = (
-    "alternatives",
-    "group",
-    "hosts",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "mime.types",
-    "nsswitch.conf",
-    "passwd",
-    "protocols",
-    "services",
-    "ssl",
+    *("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
+    *("mime.types", "nsswitch.conf", "passwd", "protocols", "services", "ssl"),
 )
 
 
 class BubblewrapConfinement:
     """Confine each agent with bubblewrap, as an unprivileged user that can reach only the relay.
 
-    Args:
-        relay_socket: The unix socket of the inner relay.
-        note: Called with one line for each log that was left out.
+    `note` is called with one line for each log that was left out.
     """
 
     def __init__(self, relay_socket: Path, note: Callable[[str], None]) -> None:
@@ -130,12 +117,9 @@ class BubblewrapConfinement:
 
 
 def _fill(package: AgentPackage, work: Path, uid: int) -> None:
-    root, home = work / "agent", work / "home"
-    package.unpack(root)
-    home.mkdir()
-    for parent, folders, files in os.walk(work):
-        for name in (*folders, *files):
-            os.chown(Path(parent, name), uid, uid, follow_symlinks=False)
+    package.unpack(work / "agent")
+    (work / "home").mkdir()
+    hand_over(work, uid, uid)
 
 
 async def _run(*command: str) -> None:
@@ -154,12 +138,7 @@ def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
     """Copy the agent's logs, and return a line for each that was left out.
 
     The files are treated as hostile: links are not followed, a sparse file counts with its full size, and
-    no file of `target` is replaced.
-
-    Args:
-        source: The folder that the agent wrote.
-        target: The trial's folder for its logs.
-        most_bytes: The total size that is copied at most.
+    no file of `target` is replaced. At most `most_bytes` are copied in total.
     """
     left_out: list[str] = []
     left = most_bytes
@@ -189,5 +168,4 @@ def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
 def _copy(source: Path, target: Path) -> None:
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
-        while data := reader.read(_COPY_BYTES):
-            writer.write(data)
+        shutil.copyfileobj(reader, writer)

@@ -33,17 +33,8 @@ _RACE = "no such network interface"
 _STARTS = 3
 # The container's own folders, which no folder of the host may hide.
 _TAKEN = (
-    "/usr",
-    "/etc",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib64",
-    "/proc",
-    "/sys",
-    "/dev",
-    "/run",
-    "/var/lib/docker",
+    *("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib64"),
+    *("/proc", "/sys", "/dev", "/run", "/var/lib/docker"),
 )
 
 
@@ -139,19 +130,13 @@ def claim_store(cache_dir: Path) -> Generator[str]:
     folder = cache_dir / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(_MAX_STORES):
-        descriptor = os.open(
-            folder / f"dind-store-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            continue
-        try:
+        with (folder / f"dind-store-{number}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
             yield f"{PREFIX}store-{os.getuid()}-{number}"
             return
-        finally:
-            os.close(descriptor)
     raise JobError(f"{_MAX_STORES} isolated runs are under way: wait for one to end")
 
 

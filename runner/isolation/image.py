@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker.errors import APIError
-
 from runner.environments import DockerSettings
 from runner.environments.docker import Engine, ImageInfo, find_image
-from runner.environments.docker.engine import Progress
 from runner.environments.docker.images import one_at_a_time
 from runner.environments.owner import PREFIX
 from runner.jobs.errors import JobError
@@ -33,7 +30,11 @@ _HERE = Path(__file__).resolve().parent
 _RUNNER = _HERE.parent
 _LOCK = _RUNNER.parent / "locks" / "runner.txt"
 _PROFILES = "src/config/models.toml"  # the one file of the agent that the runner reads
-_SKIPPED = frozenset({"__pycache__"})
+
+
+def base_image() -> str:
+    """Return the name of the image that the runner's image is built from."""
+    return os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BuildInputs:
         files[_PROFILES] = (_RUNNER.parent / _PROFILES).read_bytes()
         for path in sorted(_RUNNER.rglob("*")):
             inner = path.relative_to(_RUNNER)
-            if path.is_file() and not _SKIPPED.intersection(inner.parts):
+            if path.is_file() and "__pycache__" not in inner.parts:
                 files[f"runner/{inner.as_posix()}"] = path.read_bytes()
         return cls(base, files)
 
@@ -83,7 +84,7 @@ async def ensure_runner_image(
     engine: Engine, settings: DockerSettings, note: Callable[[str], None]
 ) -> ImageInfo:
     """Return the image, and build it if it is missing. Raises JobError with the end of the build's log."""
-    base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+    base = base_image()
     inputs = await asyncio.to_thread(BuildInputs.collect, base)
     async with one_at_a_time(settings, inputs.tag):
         if (found := await find_image(engine, inputs.tag)) is not None:
@@ -97,22 +98,18 @@ async def ensure_runner_image(
 
 
 async def _build(engine: Engine, inputs: BuildInputs) -> None:
-    progress = Progress()
     said: list[str] = []
-    failures: list[str] = []
 
     def each(event: dict[str, Any]) -> None:
         text = str(event.get("stream") or event.get("error") or "")
         said.extend(line for line in text.splitlines() if line.strip())
-        if "error" in event:
-            failures.append(str(event["error"]))
 
-    def work() -> None:
+    def begin(client: Any) -> Any:
         index = os.environ.get(_INDEX_VARIABLE, "")
         arguments = {"BASE": inputs.base}
         if index and "@" not in index:
             arguments[_INDEX_VARIABLE] = index
-        events = progress.client.build(
+        return client.build(
             fileobj=inputs.context(),
             custom_context=True,
             tag=inputs.tag,
@@ -123,20 +120,10 @@ async def _build(engine: Engine, inputs: BuildInputs) -> None:
             labels={"capstan.kind": "image", "capstan.role": "runner"},
             decode=True,
         )
-        progress.follow(events, each)
 
-    try:
-        await engine.call(work)
-    except asyncio.CancelledError:
-        progress.abort()
-        raise
-    except APIError as error:
-        failures.append(str(error.explanation or error))
-    if failures:
+    if (failure := await engine.stream(begin, each)) is not None:
         end = "\n".join(said[-12:])
-        raise JobError(
-            f"the isolated runner's image cannot be built from {inputs.base}: {failures[0]}\n{end}"
-        )
+        raise JobError(f"the isolated runner's image cannot be built from {inputs.base}: {failure}\n{end}")
 
 
 def _certificates() -> bytes:

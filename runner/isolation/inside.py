@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import traceback
 from collections.abc import AsyncGenerator
@@ -16,6 +15,7 @@ import httpx
 from runner.agents import PackageError, load_agent
 from runner.environments import DockerSettings
 from runner.environments.docker import clean_up, shared_engine
+from runner.environments.rootfs.tree import hand_over
 from runner.isolation.confinement import BASE_URL, BubblewrapConfinement
 from runner.isolation.engine import EngineFailed, running_engine
 from runner.isolation.link import (
@@ -52,10 +52,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepa
 class OuterRelay(LiveUpstream):
     """Pass each call to the outer relay, with the token of the trial's account there.
 
-    Args:
-        socket_path: The unix socket of the outer relay.
-        mode: The mode that the outer relay reports for its answers.
-        scripted: Whether its answers are scripted.
+    `mode` and `scripted` are what the outer relay reports for its answers.
     """
 
     def __init__(self, socket_path: Path, *, mode: str, scripted: bool) -> None:
@@ -141,7 +138,8 @@ class InnerRunner:
             self.link.send(TrialLost(number=number, error=f"{type(error).__name__}: {error}"))
             return
         finally:
-            await asyncio.to_thread(hand_over, folder, *self.owner)
+            if self.owner[0] != 0 and folder.exists():
+                await asyncio.to_thread(hand_over, folder, *self.owner)
         if record is None:
             self.link.send(TrialLost(number=number, error="it was cancelled before it had a record"))
         else:
@@ -174,12 +172,10 @@ async def main() -> None:
             if isinstance(setup, Setup):
                 async with _prepared(setup, shared, link) as runner:
                     await runner.serve()
-    except EngineFailed as error:
+    except (EngineFailed, PackageError) as error:
         link.send(Failed(message=str(error)))
     except JobError as error:
         link.send(Failed(message=str(error), reason=error.reason.value))
-    except PackageError as error:
-        link.send(Failed(message=str(error)))
     except Exception as error:
         traceback.print_exception(error)
         link.send(Failed(message=f"{type(error).__name__}: {error}"))
@@ -225,17 +221,6 @@ async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncGenerat
 
 def _unchanged(text: str) -> str:
     return text  # the inner side never holds the real key
-
-
-def hand_over(root: Path, uid: int, gid: int) -> None:
-    """Make the job's owner the owner of everything below `root`."""
-    if uid == 0 or not root.exists():
-        return
-    os.chown(root, uid, gid)
-    for parent, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            with contextlib.suppress(OSError):
-                os.chown(Path(parent, name), uid, gid, follow_symlinks=False)
 
 
 if __name__ == "__main__":

@@ -68,14 +68,10 @@ class Setup(BaseModel):
     """From the outer side, first: what all trials share. Paths are the same on both sides.
 
     Attributes:
-        job_dir: The job's folder, with its lock.json.
-        agent: The agent as the records describe it.
-        model: The model as the records describe it.
-        model_mode: The mode that the outer relay reports for its answers.
-        scripted: Whether its answers are scripted.
+        agent, model: As the records describe them.
+        model_mode, scripted: What the outer relay reports for its answers.
         image_variables: The environment variables that decide the names of images.
-        uid: The user who owns the files that are written.
-        gid: The group that owns them.
+        uid, gid: The owner of the files that are written.
     """
 
     type: Literal["setup"] = "setup"

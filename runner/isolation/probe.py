@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,7 @@ from runner.environments.docker import Engine, shared_engine
 from runner.environments.docker.container import LABEL_KIND, LABEL_OWNER
 from runner.environments.owner import PREFIX, current_owner
 from runner.isolation.container import ISOLATED_KIND
-from runner.isolation.image import BASE_VARIABLE, DEFAULT_BASE, REPOSITORY
-
-_LACKS_CAPABILITY = "caps"
+from runner.isolation.image import REPOSITORY, base_image
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ async def probe() -> ProbeResult:
     try:
         image = await engine.call(_find_image, engine)
         if image is None:
-            base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
+            base = base_image()
             return ProbeResult(
                 True,
                 f"its image will be built from {base}, which the engine does not have yet",
@@ -50,7 +47,7 @@ async def probe() -> ProbeResult:
     except (APIError, EnvironmentLost, DockerException) as error:
         words = str(getattr(error, "explanation", None) or error)
         remedy = "use a host whose engine may run privileged containers, or --isolation process"
-        if _LACKS_CAPABILITY in words:
+        if "caps" in words:  # a capability that this host lacks
             remedy = "let the engine's runtime leave out the capabilities that this host lacks"
         return ProbeResult(False, f"privileged containers do not start: {words}", remedy)
     return ProbeResult(True, "privileged containers start; --isolation dind can run")
@@ -58,8 +55,7 @@ async def probe() -> ProbeResult:
 
 def _find_image(engine: Engine) -> str | None:
     """Return the id of the runner's image or of its base, whichever the engine has."""
-    base = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
-    for name in (REPOSITORY, base):
+    for name in (REPOSITORY, base_image()):
         found: list[dict[str, Any]] = engine.api.images(name=name)
         if found:
             return str(found[0]["Id"])

@@ -1,16 +1,14 @@
 """The submission ZIP: build it, and check it as a validator does before it runs one."""
 
 from runner.submission.archive import Archive, open_archive
-from runner.submission.build import BuildError, BuildReport, build_zip
+from runner.submission.build import BuildError, build_zip
 from runner.submission.findings import Finding
-from runner.submission.limits import LIMITS, check_entrypoint, check_structure
-from runner.submission.rules import check_secrets, check_text, scan_line
+from runner.submission.limits import check_entrypoint, check_structure
+from runner.submission.rules import check_secrets, check_text
 
 __all__ = [
-    "LIMITS",
     "Archive",
     "BuildError",
-    "BuildReport",
     "Finding",
     "build_zip",
     "check_entrypoint",
@@ -18,5 +16,4 @@ __all__ = [
     "check_structure",
     "check_text",
     "open_archive",
-    "scan_line",
 ]

@@ -17,27 +17,22 @@ MAX_ZIP_BYTES = 1_048_576
 MAX_TOTAL_BYTES = 20 * 1024 * 1024
 MAX_MEMBER_RATIO = 100
 _CHUNK = 64 * 1024
-_READ_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-)
+_READ_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One entry of the ZIP's central directory. Any of it may be a lie."""
+def is_dir(member: zipfile.ZipInfo) -> bool:
+    """Return whether an entry is a folder."""
+    return member.orig_filename.endswith("/")
 
-    name: str
-    size: int
-    compressed_size: int
-    is_dir: bool
-    is_symlink: bool
-    is_encrypted: bool
+
+def is_symlink(member: zipfile.ZipInfo) -> bool:
+    """Return whether an entry is a symbolic link."""
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+def is_encrypted(member: zipfile.ZipInfo) -> bool:
+    """Return whether an entry needs a password."""
+    return bool(member.flag_bits & 0x1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +40,15 @@ class Archive:
     """A ZIP, as far as it could be read.
 
     Attributes:
-        sha256: The digest of the ZIP.
         compressed_size: The size of the ZIP in bytes.
-        members: All entries.
+        members: All entries of the central directory. Any of it may be a lie.
         contents: The content of each file that could be read within the limits, by its path.
         findings: Problems with reading the ZIP.
     """
 
     sha256: str
     compressed_size: int
-    members: tuple[Member, ...]
+    members: tuple[zipfile.ZipInfo, ...]
     contents: Mapping[str, bytes] = field(repr=False)
     findings: tuple[Finding, ...] = ()
 
@@ -65,16 +59,14 @@ class Archive:
 
 
 def open_archive(source: Path | bytes) -> Archive:
-    """Read a ZIP. Problems with its content become findings, not exceptions.
-
-    Args:
-        source: The path of a ZIP, or its bytes.
+    """Read a ZIP, from a path or its bytes. Problems with its content become findings.
 
     Raises:
         OSError: The path cannot be read.
     """
     if isinstance(source, Path) and source.stat().st_size > MAX_ZIP_BYTES:
-        return _too_large(source.stat().st_size, _file_digest(source))
+        with source.open("rb") as file:
+            return _too_large(source.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
     data = source if isinstance(source, bytes) else source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if len(data) > MAX_ZIP_BYTES:
@@ -96,53 +88,36 @@ def _too_large(size: int, digest: str) -> Archive:
     return Archive(digest, size, (), {}, (finding,))
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_members(zip_file: zipfile.ZipFile, digest: str, size: int) -> Archive:
-    members: list[Member] = []
     contents: dict[str, bytes] = {}
     findings: list[Finding] = []
     left = MAX_TOTAL_BYTES
-    for info in zip_file.infolist():
-        mode = info.external_attr >> 16
-        member = Member(
-            name=info.orig_filename,
-            size=info.file_size,
-            compressed_size=info.compress_size,
-            is_dir=info.orig_filename.endswith("/"),
-            is_symlink=stat.S_ISLNK(mode),
-            is_encrypted=bool(info.flag_bits & 0x1),
-        )
-        members.append(member)
-        if member.is_dir or member.is_encrypted or member.is_symlink or member.name in contents:
+    for member in zip_file.infolist():
+        name = member.orig_filename
+        if is_dir(member) or is_encrypted(member) or is_symlink(member) or name in contents:
             continue
         if left < 0 or findings:  # the ZIP is refused already, so reading on would only take time
             continue
         try:
-            data, finding = _read_one(zip_file, info, member, left)
+            data, finding = _read_one(zip_file, member, left)
         except _READ_ERRORS as error:
             message = f"cannot be read: {error}"
-            findings.append(Finding("invalid_zip", message, "build the ZIP again", member.name))
+            findings.append(Finding("invalid_zip", message, "build the ZIP again", name))
             continue
         if finding is not None:
             findings.append(finding)
             continue
-        contents[member.name] = data
+        contents[name] = data
         left -= len(data)
-    return Archive(digest, size, tuple(members), contents, tuple(findings))
+    return Archive(digest, size, tuple(zip_file.infolist()), contents, tuple(findings))
 
 
-def _read_one(
-    zip_file: zipfile.ZipFile, info: zipfile.ZipInfo, member: Member, left: int
-) -> tuple[bytes, Finding | None]:
+def _read_one(zip_file: zipfile.ZipFile, member: zipfile.ZipInfo, left: int) -> tuple[bytes, Finding | None]:
     """Read one member. Stop as soon as a limit is exceeded, whatever its header says."""
-    packed = max(1, member.compressed_size)
+    packed = max(1, member.compress_size)
     parts: list[bytes] = []
     size = 0
-    with zip_file.open(info) as file:
+    with zip_file.open(member) as file:
         while chunk := file.read(_CHUNK):
             size += len(chunk)
             if size > packed * MAX_MEMBER_RATIO:
@@ -151,10 +126,12 @@ def _read_one(
                     "compression_ratio_too_high",
                     message,
                     "compress the file itself, or remove it",
-                    member.name,
+                    member.orig_filename,
                 )
             if size > left:
                 message = f"the files unpack to more than {MAX_TOTAL_BYTES:,} bytes"
-                return b"", Finding("uncompressed_size_too_large", message, "remove large files", member.name)
+                return b"", Finding(
+                    "uncompressed_size_too_large", message, "remove large files", member.orig_filename
+                )
             parts.append(chunk)
     return b"".join(parts), None

@@ -31,14 +31,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """The ZIP that was built.
-
-    Attributes:
-        data: The ZIP.
-        sha256: Its digest, which identifies the submission.
-        members: The paths in it.
-        left_out: The paths of the tree that are not in it.
-    """
+    """The ZIP that was built, the paths in it, and those of the tree that were left out."""
 
     data: bytes
     sha256: str
@@ -50,9 +43,6 @@ def build_zip(source: Path) -> BuildReport:
     """Build the submission of a source tree: agent.py, src/, pyproject.toml and requirements.txt.
 
     The last two are generated from the tree's pyproject.toml.
-
-    Args:
-        source: The folder with agent.py.
 
     Raises:
         BuildError: There is no agent.py, a file is a symbolic link or cannot be read, or

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.submission.archive import Archive
+from runner.submission.archive import Archive, is_dir
 from runner.submission.findings import Finding
 from runner.submission.limits import LIMITS, check_entrypoint, check_structure
 from runner.submission.rules import RULES, SECRET_RULE, check_secrets, check_text
@@ -13,14 +13,7 @@ from runner.submission.rules import RULES, SECRET_RULE, check_secrets, check_tex
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The result of one rule.
-
-    Attributes:
-        code: The rule's code.
-        requirement: What the rule requires, for the table.
-        findings: Where the ZIP breaks it.
-        note: Shown in place of "ok".
-    """
+    """The result of one rule: where the ZIP breaks it. `note` is shown in place of "ok"."""
 
     code: str
     requirement: str
@@ -59,15 +52,13 @@ class CheckReport:
 def check_archive(archive: Archive, environ: Mapping[str, str]) -> CheckReport:
     """Check a ZIP, which may be hostile, without running any of its code.
 
-    Args:
-        archive: The ZIP.
-        environ: Variables whose secret values must not be in the ZIP.
+    The values of secret variables in `environ` must not be in it.
     """
     return CheckReport(
         sha256=archive.sha256,
         compressed_size=archive.compressed_size,
         total_size=archive.total_size,
-        files=sum(not member.is_dir for member in archive.members),
+        files=sum(not is_dir(member) for member in archive.members),
         rows=tuple(_static_rows(archive, environ)),
     )
 

@@ -7,13 +7,16 @@ import posixpath
 import unicodedata
 import warnings
 from collections.abc import Iterator
+from zipfile import ZipInfo
 
 from runner.submission.archive import (
     MAX_MEMBER_RATIO,
     MAX_TOTAL_BYTES,
     MAX_ZIP_BYTES,
     Archive,
-    Member,
+    is_dir,
+    is_encrypted,
+    is_symlink,
 )
 from runner.submission.findings import Finding
 
@@ -50,28 +53,28 @@ LIMITS = {
 def check_structure(archive: Archive) -> list[Finding]:
     """Return the findings on sizes, numbers and names. Only the ZIP's directory is needed."""
     findings = list(archive.findings)
-    files = [member for member in archive.members if not member.is_dir]
+    files = [member for member in archive.members if not is_dir(member)]
     if len(files) > MAX_FILES:
         message = f"{len(files)} files, the limit is {MAX_FILES}"
         findings.append(Finding("too_many_files", message, "remove files that the agent does not need"))
-    claimed = sum(member.size for member in files)
+    claimed = sum(member.file_size for member in files)
     if claimed > MAX_TOTAL_BYTES and not any(f.code == "uncompressed_size_too_large" for f in findings):
         message = f"{claimed:,} bytes unpacked, the limit is {MAX_TOTAL_BYTES:,}"
         findings.append(Finding("uncompressed_size_too_large", message, "remove large files"))
     seen: set[str] = set()
     for member in archive.members:
         findings.extend(_check_member(member))
-        key = unicodedata.normalize("NFC", posixpath.normpath(member.name.replace("\\", "/")))
+        key = unicodedata.normalize("NFC", posixpath.normpath(member.orig_filename.replace("\\", "/")))
         if key in seen:
             findings.append(
-                Finding("duplicate_path", "the path occurs more than once", "keep one", member.name)
+                Finding("duplicate_path", "the path occurs more than once", "keep one", member.orig_filename)
             )
         seen.add(key)
     return findings
 
 
-def _check_member(member: Member) -> Iterator[Finding]:
-    name = member.name
+def _check_member(member: ZipInfo) -> Iterator[Finding]:
+    name = member.orig_filename
     parts = name.rstrip("/").split("/")
     if not name.strip("/").strip() or "" in parts:
         yield Finding("empty_path", "a path or a part of it is empty", "give the file a name", name)
@@ -90,12 +93,14 @@ def _check_member(member: Member) -> Iterator[Finding]:
         yield Finding("filename_too_long", message, "shorten the name", name)
     if name.rstrip("/").lower().endswith(NESTED):
         yield Finding("nested_archive", "an archive inside the ZIP", "remove it, or unpack it", name)
-    if member.is_symlink:
+    if is_symlink(member):
         yield Finding("symlink_entry", "a symbolic link", "replace it with the file", name)
-    if member.is_encrypted:
+    if is_encrypted(member):
         yield Finding("encrypted_entry", "the entry is encrypted", "build the ZIP without a password", name)
-    if member.size > max(1, member.compressed_size) * MAX_MEMBER_RATIO:
-        message = f"{member.size:,} bytes from {member.compressed_size:,}: more than {MAX_MEMBER_RATIO} : 1"
+    if member.file_size > max(1, member.compress_size) * MAX_MEMBER_RATIO:
+        message = (
+            f"{member.file_size:,} bytes from {member.compress_size:,}: more than {MAX_MEMBER_RATIO} : 1"
+        )
         mend = "compress the file itself, or remove it"
         yield Finding("compression_ratio_too_high", message, mend, name)
 

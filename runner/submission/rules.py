@@ -37,10 +37,6 @@ class Rule:
     mend: str
     level: Literal["reject", "warn"] = "reject"
 
-    def matches(self, line: str) -> bool:
-        """Return whether a line matches."""
-        return self._match_within(line, 0, len(line))
-
     def matching_lines(self, text: str) -> Iterator[int]:
         """Yield the numbers of the lines that match, counted from 1, in linear time."""
         position, number, counted = 0, 1, 0
@@ -142,11 +138,6 @@ RULES: tuple[Rule, ...] = (
         "warn",
     ),
 )
-
-
-def scan_line(line: str) -> list[Rule]:
-    """Return the rules that match a line."""
-    return [rule for rule in RULES if rule.matches(line)]
 
 
 def check_text(path: str, data: bytes) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Task directories in Harbor's format: load, check, select and digest them."""
 
-from runner.tasks.config import TaskConfig, TaskError, UnsupportedTask, resolve_env
+from runner.tasks.config import TaskError, resolve_env
 from runner.tasks.dataset import Dataset, load_dataset
 from runner.tasks.digest import content_digest
 from runner.tasks.manifest import Manifest
@@ -10,9 +10,7 @@ __all__ = [
     "Dataset",
     "Manifest",
     "Task",
-    "TaskConfig",
     "TaskError",
-    "UnsupportedTask",
     "content_digest",
     "load_dataset",
     "load_task",

@@ -19,23 +19,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from runner.config import SECRET_VARIABLES
 from runner.json_values import is_object
 
-__all__ = [
-    "AgentSection",
-    "Artifact",
-    "CollectHook",
-    "EnvironmentSection",
-    "Healthcheck",
-    "NetworkMode",
-    "SolutionSection",
-    "TaskConfig",
-    "TaskError",
-    "TaskSection",
-    "UnsupportedTask",
-    "VerifierSection",
-    "one_line",
-    "resolve_env",
-]
-
 NetworkMode = Literal["public", "no-network", "allowlist"]
 
 _PACKAGE_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._-]*/[a-zA-Z0-9][a-zA-Z0-9._-]*$")
@@ -48,29 +31,14 @@ _TEMPLATE = re.compile(r"\$\{([^}:]+)(?::-(.*))?\}")
 class TaskError(Exception):
     """A task directory that cannot be run.
 
-    `str(error)` is one line: `<file>: <key>: <problem, and what is allowed>`.
-
-    Attributes:
-        path: The file or directory at fault.
-        problem: The message without the path.
+    `str(error)` is one line: `<file>: <key>: <problem, and what is allowed>`. `problem` is the line
+    without the path.
     """
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
         self.problem = one_line(problem)
         super().__init__(f"{one_line(str(path))}: {self.problem}")
-
-
-class UnsupportedTask(TaskError):
-    """A valid task that needs a feature this runner does not have.
-
-    Attributes:
-        feature: The name that a user would search for: "steps", "gpus", "compose".
-    """
-
-    def __init__(self, path: Path, feature: str, problem: str) -> None:
-        self.feature = feature
-        super().__init__(path, f"not supported: {problem}")
 
 
 def one_line(text: str) -> str:
@@ -85,11 +53,7 @@ def resolve_env(
 
     A template never resolves to a secret (`SECRET_VARIABLES`). Its default is used instead.
 
-    Args:
-        variables: An `env` table of the task.
-        path: The task.toml, for the error.
-        table: The table's name, for the error: "environment.env".
-        environ: The host's variables. Default: those of this process.
+    `path` (the task.toml) and `table` ("environment.env") are for the error.
 
     Raises:
         TaskError: A variable is not set on the host, or is a secret, and has no default.
@@ -174,9 +138,8 @@ class _PhaseNetwork(_Section):
 
     @model_validator(mode="after")
     def _hosts_need_allowlist(self) -> _PhaseNetwork:
-        if self.allowed_hosts is not None and self.network_mode is None:
-            raise ValueError('allowed_hosts is only valid with network_mode = "allowlist"')
-        if self.allowed_hosts and self.network_mode != "allowlist":
+        alone = self.allowed_hosts is not None and self.network_mode is None
+        if alone or (self.allowed_hosts and self.network_mode != "allowlist"):
             raise ValueError('allowed_hosts is only valid with network_mode = "allowlist"')
         return self
 

@@ -12,8 +12,6 @@ from runner.tasks.config import TaskError
 from runner.tasks.parse import parse_config
 from runner.tasks.task import Task, load_task
 
-__all__ = ["Dataset", "load_dataset"]
-
 _TASK_PARTS = ("task.toml", "instruction.md", "environment", "tests")
 
 
@@ -23,7 +21,6 @@ class Dataset:
 
     Attributes:
         name: The directory's name, or "adhoc" for a single task, as in Harbor.
-        path: The directory.
         tasks: The tasks that can be run.
         broken: One error for each task that cannot be loaded. A job shows and counts these as well.
     """

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from runner.tasks.config import TaskError
 
-__all__ = ["content_digest", "refuse_escapes"]
-
 
 def content_digest(path: Path) -> str:
     """Return the SHA-256 over every regular file below `path`, in hexadecimal.

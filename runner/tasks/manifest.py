@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from runner.results import write_model
 from runner.tasks.config import TaskError
 from runner.tasks.task import Task
-
-__all__ = ["Manifest", "ManifestEntry"]
 
 
 class ManifestEntry(BaseModel):
@@ -55,21 +53,17 @@ class Manifest(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_model(path, self)
 
     def verify(self, tasks: Iterable[Task], *, complete: bool = False) -> tuple[str, ...]:
         """Return one line for each task that differs from the manifest.
 
-        Args:
-            tasks: The tasks as they are now.
-            complete: Whether a task of the manifest that is not among `tasks` is a difference.
+        If `complete`, a task of the manifest that is not among `tasks` differs as well.
         """
         problems: list[str] = []
-        seen: set[str] = set()
+        missing = dict.fromkeys(self.tasks)
         for task in tasks:
-            seen.add(task.name)
+            missing.pop(task.name, None)
             entry = self.tasks.get(task.name)
             if entry is None:
                 problems.append(f"{task.name}: not in the manifest (its digest is {task.digest})")
@@ -79,9 +73,5 @@ class Manifest(BaseModel):
                     f"the directory has {task.digest}"
                 )
         if complete:
-            problems += [
-                f"{name}: in the manifest, but not in the directory"
-                for name in self.tasks
-                if name not in seen
-            ]
+            problems += [f"{name}: in the manifest, but not in the directory" for name in missing]
         return tuple(problems)

@@ -16,8 +16,6 @@ from pydantic.fields import FieldInfo
 from runner.json_values import is_list, is_object
 from runner.tasks.config import TaskConfig, TaskError, one_line
 
-__all__ = ["parse_config", "read_text"]
-
 # Old names that the models read before they look at their fields.
 _OLD_NAMES: dict[str, tuple[str, ...]] = {
     "TaskConfig": ("version",),
@@ -31,12 +29,7 @@ _Keys = Sequence[int | str]
 
 
 def read_text(path: Path, *, purpose: str, max_bytes: int | None = None) -> str:
-    """Return the content of a text file of a task.
-
-    Args:
-        path: The file.
-        purpose: Why a task needs the file. Part of the error where it is missing.
-        max_bytes: Largest size. Default: no limit.
+    """Return the content of a text file of a task. `purpose` says why a task needs it.
 
     Raises:
         TaskError: The file is missing, too large or not UTF-8, or cannot be read.

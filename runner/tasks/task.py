@@ -6,11 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.tasks.config import TaskConfig, TaskError, UnsupportedTask
+from runner.tasks.config import TaskConfig, TaskError
 from runner.tasks.digest import content_digest, refuse_escapes
 from runner.tasks.parse import parse_config, read_text
-
-__all__ = ["Task", "load_task"]
 
 _CANARY = re.compile(r"^(<!--.*canary.*-->|#.*canary.*)$", re.IGNORECASE)
 _COMPOSE_FILES = ("docker-compose.yaml", "docker-compose.yml", "compose.yaml", "compose.yml")
@@ -62,8 +60,7 @@ def load_task(path: Path | str) -> Task:
     """Load and check the task in the folder `path`.
 
     Raises:
-        UnsupportedTask: The task needs a feature that this runner does not have.
-        TaskError: The task is invalid in another way.
+        TaskError: The task is invalid, or needs a feature that this runner does not have.
     """
     folder = Path(path).resolve()
     if not folder.is_dir():
@@ -119,51 +116,36 @@ def _read_instruction(path: Path) -> str:
 
 
 def _refuse_unsupported(folder: Path, config: TaskConfig) -> None:
-    toml = folder / "task.toml"
     environment, verifier = config.environment, config.verifier
-    if config.steps or (folder / "steps").is_dir():
-        raise UnsupportedTask(toml, "steps", "[[steps]]: tasks with several steps")
-    if environment.os == "windows":
-        raise UnsupportedTask(
-            toml, "windows", '[environment] os = "windows": only Linux containers can be run'
-        )
-    if environment.gpus:
-        raise UnsupportedTask(toml, "gpus", f"[environment] gpus = {environment.gpus}: tasks get no GPU")
-    if environment.tpu is not None:
-        raise UnsupportedTask(toml, "tpu", "[environment] tpu: tasks get no TPU")
-    if environment.mcp_servers:
-        raise UnsupportedTask(
-            toml, "mcp_servers", "[[environment.mcp_servers]]: the agent has no network to reach them"
-        )
-    if verifier.environment_mode == "separate" or verifier.environment is not None:
-        raise UnsupportedTask(
-            toml,
-            "separate verifier",
+    services = [*(hook.service for hook in verifier.collect), *(a.service for a in config.artifacts)]
+    network = "public" if environment.network == "public" else "no-network"
+    unsupported = [
+        (config.steps or (folder / "steps").is_dir(), "[[steps]]: tasks with several steps"),
+        (environment.os == "windows", '[environment] os = "windows": only Linux containers can be run'),
+        (environment.gpus, f"[environment] gpus = {environment.gpus}: tasks get no GPU"),
+        (environment.tpu, "[environment] tpu: tasks get no TPU"),
+        (environment.mcp_servers, "[[environment.mcp_servers]]: the agent has no network to reach them"),
+        (
+            verifier.environment_mode == "separate" or verifier.environment is not None,
             "[verifier.environment]: the verifier runs in the agent's container",
-        )
-    if any(hook.service != "main" for hook in verifier.collect) or any(
-        artifact.service not in (None, "main") for artifact in config.artifacts
-    ):
-        raise UnsupportedTask(toml, "compose", "service: the only service is main")
-    for name in _COMPOSE_FILES:
-        if (folder / "environment" / name).exists():
-            raise UnsupportedTask(
-                folder / "environment" / name, "compose", "environments of several services"
-            )
-    _refuse_networks(toml, config)
-
-
-def _refuse_networks(toml: Path, config: TaskConfig) -> None:
-    if config.environment.network_mode == "allowlist":
-        raise UnsupportedTask(
-            toml, "allowlist", '[environment] network_mode = "allowlist": only "public" or "no-network"'
-        )
-    network = "public" if config.environment.network == "public" else "no-network"
-    for table, section in (("agent", config.agent), ("verifier", config.verifier)):
-        if section.network_mode not in (None, network):
-            raise UnsupportedTask(
-                toml,
-                "network phases",
+        ),
+        (not {*services} <= {None, "main"}, "service: the only service is main"),
+        (
+            environment.network_mode == "allowlist",
+            '[environment] network_mode = "allowlist": only "public" or "no-network"',
+        ),
+        *(
+            (
+                section.network_mode not in (None, network),
                 f'[{table}] network_mode = "{section.network_mode}", but the environment has "{network}": '
                 "the network is the same for the whole trial",
             )
+            for table, section in (("agent", config.agent), ("verifier", verifier))
+        ),
+    ]
+    for found, problem in unsupported:
+        if found:
+            raise TaskError(folder / "task.toml", f"not supported: {problem}")
+    for name in _COMPOSE_FILES:
+        if (folder / "environment" / name).exists():
+            raise TaskError(folder / "environment" / name, "not supported: environments of several services")

@@ -90,15 +90,8 @@ async def collect_artifacts(
         except (OSError, RuntimeError) as error:
             log(f"artifact {artifact.source}: {error}")
             status = "failed"
-        entries.append(
-            ManifestEntry(
-                source=artifact.source,
-                destination=relative,
-                type=kind,
-                status=status,
-                exclude=artifact.exclude,
-            )
-        )
+        entry = ManifestEntry(source=artifact.source, destination=relative, type=kind, status=status)
+        entries.append(entry.model_copy(update={"exclude": artifact.exclude}))
     _write_manifest(folder, entries)
 
 

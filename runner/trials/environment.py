@@ -22,13 +22,7 @@ def environment_spec(
     build_multiplier: float = 1.0,
     labels: Mapping[str, str] | None = None,
 ) -> EnvironmentSpec:
-    """Return the specification of a task's environment.
-
-    Args:
-        task: The task.
-        trial_name: The trial that it is for. Default: the environment is not for a trial.
-        build_multiplier: Multiplier of the task's build timeout.
-        labels: Further labels for what the environment creates.
+    """Return the specification of a task's environment, for a trial or in general.
 
     Raises:
         TaskError: A template in `[environment] env` has no value.

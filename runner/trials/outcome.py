@@ -20,11 +20,9 @@ class OutcomePolicy:
     """Whether the end of a run is verified, and how it counts.
 
     Attributes:
-        verify: Whether the verifier runs.
         timed_out: Whether the agent reached its time limit.
         reason: Why the trial counts 0 if it is not verified.
         exception_type: Harbor's name for the error. None if there was none.
-        error: The error in one line.
     """
 
     verify: bool
@@ -35,13 +33,7 @@ class OutcomePolicy:
 
 
 def classify_outcome(rules: Rules, outcome: AgentOutcome, *, timeout_sec: float | None) -> OutcomePolicy:
-    """Return the policy for an outcome.
-
-    Args:
-        rules: Whose rules apply.
-        outcome: How the run ended.
-        timeout_sec: The agent's time limit, for the error message.
-    """
+    """Return the policy for an outcome. `timeout_sec` is the agent's limit, for the message."""
     match outcome.kind:
         case "completed":
             return OutcomePolicy(verify=True, timed_out=outcome.deadline_reached)

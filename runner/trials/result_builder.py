@@ -24,13 +24,7 @@ from runner.trials.verifier import Verdict
 
 
 class TrialResultBuilder:
-    """Collects what happens in one try of a trial.
-
-    Attributes:
-        image: The image that the environment runs.
-        metered: The model calls that the relay has metered.
-        cancelled: Whether the job was interrupted.
-    """
+    """Collects what happens in one try of a trial. `metered` are the relay's numbers."""
 
     def __init__(self, plan: TrialPlan, context: JobContext) -> None:
         self._plan = plan

@@ -18,12 +18,7 @@ MAX_REWARD_BYTES = 1 << 20
 
 
 class RewardError(Exception):
-    """There is no usable reward.
-
-    Attributes:
-        reason: The reason code.
-        error_type: Harbor's name for the error.
-    """
+    """There is no usable reward. `error_type` is Harbor's name for the error."""
 
     def __init__(self, reason: Reason, error_type: str, message: str) -> None:
         super().__init__(message)

@@ -53,13 +53,7 @@ class ContainerDied(RuntimeError):
 
 
 class Trial:
-    """One try of a planned trial.
-
-    Args:
-        context: What the trials of the job share.
-        plan: The planned trial. Its folder must not exist yet.
-        progress: Updated as the trial runs.
-    """
+    """One try of a planned trial, whose folder must not exist yet. It updates `progress`."""
 
     def __init__(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> None:
         self._context = context

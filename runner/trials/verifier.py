@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from runner.environments import Environment, GuardedResult, GuardedRun
@@ -47,8 +47,6 @@ class Verdict:
         reason: Why there is no reward. This and the next two are also set if the verifier timed out
             after the reward had been written.
         error_type: Harbor's name for the error.
-        error: The error in one line.
-        exit_code: The exit code of test.sh, which does not count.
         guard: How the reward was protected (`runner.environments.GuardedResult`).
         marks: Codes for the trial's record.
         notes: Lines that explain the marks.
@@ -58,7 +56,6 @@ class Verdict:
     reason: Reason | None = None
     error_type: str | None = None
     error: str | None = None
-    exit_code: int | None = None
     guard: str | None = None
     marks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -69,34 +66,23 @@ class Verdict:
         return self.rewards is not None and self.rewards.score >= PASS_REWARD
 
 
+@dataclass(frozen=True)
 class Verifier:
-    """The verifier of one trial.
+    """The verifier of one trial, after the agent's run.
 
-    Args:
-        task: The task.
-        environment: The trial's environment, after the agent's run.
+    Attributes:
         folder: The trial's verifier folder. /logs/verifier is copied there.
         timeout_sec: The time limit of test.sh.
-        env: The verifier's variables.
         log: Writes a line to the trial's log.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        environment: Environment,
-        folder: Path,
-        *,
-        timeout_sec: float,
-        env: Mapping[str, str],
-        log: Callable[[str], None],
-    ) -> None:
-        self._task = task
-        self._environment = environment
-        self._folder = folder
-        self._timeout_sec = timeout_sec
-        self._env = dict(env)
-        self._log = log
+    task: Task
+    environment: Environment
+    folder: Path
+    _: KW_ONLY
+    timeout_sec: float
+    env: Mapping[str, str]
+    log: Callable[[str], None]
 
     async def run(self) -> Verdict:
         """Copy the tests in, run them, and read the reward. Errors of the tests are in the verdict.
@@ -111,7 +97,6 @@ class Verifier:
                 reason=Reason.RESULT_INVALID,
                 error_type="TamperedVerificationError",
                 error="the tests or the reward were changed from outside while the tests ran",
-                exit_code=result.return_code,
                 guard=result.guard,
                 marks=(TAMPERED,),
                 notes=result.findings,
@@ -119,22 +104,22 @@ class Verifier:
         return self._verdict(result)
 
     async def _run_tests(self) -> GuardedResult:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        verifier = self._task.config.verifier
+        self.folder.mkdir(parents=True, exist_ok=True)
+        verifier = self.task.config.verifier
         guarded = GuardedRun(
             command=f"({TEST_SCRIPT}) > {LOGS}/{OUTPUT} 2>&1",
-            upload={TESTS: self._task.tests_dir},
-            collect={LOGS: self._folder},
+            upload={TESTS: self.task.tests_dir},
+            collect={LOGS: self.folder},
             executable=(TEST_SCRIPT,),
-            env=self._env,
+            env=self.env,
             user=verifier.user,
-            timeout_sec=self._timeout_sec,
+            timeout_sec=self.timeout_sec,
         )
-        result = await self._environment.exec_guarded(guarded)
+        result = await self.environment.exec_guarded(guarded)
         if result.timed_out:
-            self._log(f"test.sh was still running after {self._timeout_sec:g} s and was stopped")
+            self.log(f"test.sh was still running after {self.timeout_sec:g} s and was stopped")
         else:
-            self._log(f"test.sh ended with exit code {result.return_code} (guard: {result.guard})")
+            self.log(f"test.sh ended with exit code {result.return_code} (guard: {result.guard})")
         return result
 
     def _verdict(self, result: GuardedResult) -> Verdict:
@@ -143,12 +128,12 @@ class Verifier:
         rewards: Rewards | None = None
         failure: RewardError | None = None
         try:
-            rewards = read_rewards(self._folder)
+            rewards = read_rewards(self.folder)
         except RewardError as error:
             failure = error
         failed = rewards is None or rewards.score < PASS_REWARD
-        isolated = self._task.config.environment.network == "none"
-        if failed and isolated and _lacked_network(self._folder / OUTPUT):
+        isolated = self.task.config.environment.network == "none"
+        if failed and isolated and _lacked_network(self.folder / OUTPUT):
             marks.append(NO_NETWORK)
             notes.append(NETWORK_NOTE)
         reason = failure.reason if failure else None
@@ -156,7 +141,7 @@ class Verifier:
         message = str(failure) if failure else None
         if result.timed_out:
             reason, error_type = Reason.VERIFIER_TIMEOUT, "VerifierTimeoutError"
-            message = f"the tests were still running at their time limit ({self._timeout_sec:g} s)"
+            message = f"the tests were still running at their time limit ({self.timeout_sec:g} s)"
             if rewards is not None:
                 marks.append(REWARD_BEFORE_TIMEOUT)
                 notes.append(f"{message}; the reward written before that counts")
@@ -169,7 +154,6 @@ class Verifier:
             reason=reason,
             error_type=error_type,
             error=message,
-            exit_code=result.return_code,
             guard=result.guard,
             marks=tuple(marks),
             notes=tuple(notes),

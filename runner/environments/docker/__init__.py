@@ -1,13 +1,12 @@
 """The Docker environment: containers through the docker SDK."""
 
 from runner.environments.base import DockerSettings
-from runner.environments.docker.cleanup import CleanupReport, clean_up
+from runner.environments.docker.cleanup import clean_up
 from runner.environments.docker.engine import Engine, shared_engine
 from runner.environments.docker.environment import DockerEnvironment
 from runner.environments.docker.images import ImageInfo, build_image, built_tag, ensure_image, find_image
 
 __all__ = [
-    "CleanupReport",
     "DockerEnvironment",
     "DockerSettings",
     "Engine",

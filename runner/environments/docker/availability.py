@@ -110,10 +110,8 @@ class _Lookup:
                 client.inspect_distribution(name)
             finally:
                 client.close()
-        except APIError as error:
-            if error.status_code in (401, 403, 404):
+        except (DockerException, requests.exceptions.RequestException) as error:
+            if isinstance(error, APIError) and error.status_code in (401, 403, 404):
                 return "its registry does not have it (or wants a login)"
-            return "no registry answers"
-        except (DockerException, requests.exceptions.RequestException):
             return "no registry answers"
         return None

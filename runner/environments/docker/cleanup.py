@@ -26,13 +26,8 @@ class CleanupReport:
 async def clean_up(engine: Engine, *, everything: bool = False, images: bool = False) -> CleanupReport:
     """Remove containers, networks and volumes with our label whose runner is dead.
 
-    Args:
-        engine: Where to look.
-        everything: Also those of runners that are alive.
-        images: Also images built for tasks and for the isolated runner, and its image stores.
-
-    Raises:
-        EnvironmentLost: The engine does not answer.
+    With `everything`, also those of runners that are alive. With `images`, also images built for
+    tasks and for the isolated runner, and its image stores. Raises EnvironmentLost.
     """
     return await engine.call(_clean_up, engine.client, everything, images)
 
@@ -40,30 +35,28 @@ async def clean_up(engine: Engine, *, everything: bool = False, images: bool = F
 def _clean_up(client: Any, everything: bool, images: bool) -> CleanupReport:
     report = CleanupReport()
 
-    def is_ours(labels: dict[str, str] | None) -> bool:
+    def is_ours(entry: Any) -> bool:
+        labels: dict[str, str] | None = entry.get("Labels")
         owner = (labels or {}).get(LABEL_OWNER)
         return owner is not None and (everything or not is_alive(owner))
 
     filters = {"label": LABEL_OWNER}
-    for entry in client.api.containers(all=True, filters=filters):
-        if is_ours(entry.get("Labels")):
-            with contextlib.suppress(APIError):
-                client.api.remove_container(entry["Id"], force=True, v=True)
-                report.containers.append(str(entry["Names"][0]).lstrip("/"))
-    for entry in client.api.networks(filters=filters):
-        if is_ours(entry.get("Labels")):
-            with contextlib.suppress(APIError):
-                client.api.remove_network(entry["Id"])
-                report.networks.append(str(entry["Name"]))
-    volumes: list[dict[str, Any]] = client.api.volumes(filters=filters)["Volumes"] or []
-    for entry in volumes:
-        if is_ours(entry.get("Labels")):
-            with contextlib.suppress(APIError):
-                client.api.remove_volume(entry["Name"], force=True)
-                report.volumes.append(str(entry["Name"]))
+    for entry in filter(is_ours, client.api.containers(all=True, filters=filters)):
+        with contextlib.suppress(APIError):
+            client.api.remove_container(entry["Id"], force=True, v=True)
+            report.containers.append(str(entry["Names"][0]).lstrip("/"))
+    for entry in filter(is_ours, client.api.networks(filters=filters)):
+        with contextlib.suppress(APIError):
+            client.api.remove_network(entry["Id"])
+            report.networks.append(str(entry["Name"]))
+    volumes: list[Any] = client.api.volumes(filters=filters)["Volumes"] or []
+    for entry in filter(is_ours, volumes):
+        with contextlib.suppress(APIError):
+            client.api.remove_volume(entry["Name"], force=True)
+            report.volumes.append(str(entry["Name"]))
     if images:
-        volumes = client.api.volumes(filters={"label": "capstan.kind=store"})["Volumes"] or []
-        for entry in volumes:
+        stores: list[Any] = client.api.volumes(filters={"label": "capstan.kind=store"})["Volumes"] or []
+        for entry in stores:
             with contextlib.suppress(APIError):  # 409: an isolated run uses it
                 client.api.remove_volume(entry["Name"])
                 report.volumes.append(str(entry["Name"]))

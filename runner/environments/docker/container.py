@@ -1,5 +1,4 @@
-"""One trial's container: made with the task's limits and our labels, removed without a grace
-period."""
+"""One trial's container, with the task's limits and our labels."""
 
 from __future__ import annotations
 
@@ -34,15 +33,8 @@ _IDLE = ["sh", "-c", "while :; do sleep 2147483647 & wait; done"]
 _MIB = 1024 * 1024
 
 
-def labels_of(spec: EnvironmentSpec) -> dict[str, str]:
-    """Return the labels of everything made for one trial."""
-    labels = {f"capstan.{name}": value for name, value in spec.labels.items()}
-    return {**labels, LABEL_KIND: "trial", LABEL_TRIAL: spec.session_id, LABEL_OWNER: current_owner()}
-
-
 class Container:
-    """A container from `start` to `remove`. `limits` says which limits of the task are enforced,
-    and how."""
+    """A container from `start` to `remove`. `limits` says how the task's limits are enforced."""
 
     def __init__(self, engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> None:
         self._engine = engine
@@ -51,53 +43,43 @@ class Container:
         slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", spec.session_id).strip("-.")[:100] or "trial"
         self.name = f"{PREFIX}{slug}-{secrets.token_hex(4)}"
         self.id = ""
-        self.limits: list[str] = []
+        self.limits = list[str]()
         self._making: asyncio.Future[str] | None = None
 
-    async def start(self, image: ImageInfo) -> None:
-        """Create and start it.
+    async def start(self, image: ImageInfo, *, entrypoint: bool = True) -> None:
+        """Create and start it, on request without the image's ENTRYPOINT.
 
         Raises:
             EnvironmentStartError: The engine refused, in its own words.
             EnvironmentLost: The engine went away.
         """
         options = self._options(image)
-        if self._spec.storage_mb and self._engine.storage_quota is not False:
-            options["storage_opt"] = {"size": f"{self._spec.storage_mb}M"}
-        for _ in range(3):
-            try:
-                await self._create_and_start(options)
-                break
-            except APIError as error:
-                if not self._can_do_without(str(error.explanation or error), options):
-                    raise EnvironmentStartError(
-                        f"the container did not start: {error.explanation}"
-                    ) from error
-                await self.remove()
-        if "storage_opt" in options:
-            self._engine.storage_quota = True
-            self.limits.append(f"storage {self._spec.storage_mb} MiB")
-
-    def _can_do_without(self, complaint: str, options: dict[str, Any]) -> bool:
-        """Drop the option that the engine complains about. Return whether there was one."""
-        if "storage" in complaint.lower() and options.pop("storage_opt", None):
+        if not entrypoint:
+            options["entrypoint"], options["command"] = _IDLE[:1], _IDLE[1:]
+        try:
+            await self._create_and_start(options)
+        except APIError as error:
+            complaint = str(error.explanation or error)
+            if "storage_opt" not in options or "storage" not in complaint.lower():
+                raise EnvironmentStartError(f"the container did not start: {error.explanation}") from error
             self._engine.storage_quota = False
-            options["ulimits"].append(self._file_size_limit())
-            return True
-        return False
-
-    def _file_size_limit(self) -> Ulimit:
-        size = (self._spec.storage_mb or 0) * _MIB
-        self.limits.append(f"storage: no file over {self._spec.storage_mb} MiB (the engine has no quota)")
-        return Ulimit(name="fsize", soft=size, hard=size)
+            await self.remove()
+            await self.start(image, entrypoint=entrypoint)
+        else:
+            if "storage_opt" in options:
+                self._engine.storage_quota = True
 
     def _options(self, image: ImageInfo) -> dict[str, Any]:
         spec = self._spec
+        limits = self.limits = list[str]()
         options: dict[str, Any] = {
             "image": image.id,
             "command": _IDLE,
             "name": self.name,
-            "labels": labels_of(spec),
+            "labels": {
+                **{f"capstan.{name}": value for name, value in spec.labels.items()},
+                **{LABEL_KIND: "trial", LABEL_TRIAL: spec.session_id, LABEL_OWNER: current_owner()},
+            },
             "environment": dict(spec.env),
             "network_mode": self._settings.network_mode if spec.network == "public" else "none",
             "pids_limit": PIDS_LIMIT,
@@ -107,17 +89,21 @@ class Container:
         }
         if spec.cpus:
             options["nano_cpus"] = int(spec.cpus * 1e9)
-            self.limits.append(f"{spec.cpus:g} cpus")
+            limits.append(f"{spec.cpus:g} cpus")
         if spec.memory_mb:
             options["mem_limit"] = options["memswap_limit"] = spec.memory_mb * _MIB
-            self.limits.append(f"memory {spec.memory_mb} MiB")
+            limits.append(f"memory {spec.memory_mb} MiB")
         if spec.storage_mb and self._engine.storage_quota is False:
-            options["ulimits"].append(self._file_size_limit())
+            size = spec.storage_mb * _MIB
+            options["ulimits"].append(Ulimit(name="fsize", soft=size, hard=size))
+            limits.append(f"storage: no file over {spec.storage_mb} MiB (the engine has no quota)")
+        elif spec.storage_mb:
+            options["storage_opt"] = {"size": f"{spec.storage_mb}M"}
+            limits.append(f"storage {spec.storage_mb} MiB")
         return options
 
     async def _create_and_start(self, options: dict[str, Any]) -> None:
-        # If this task is cancelled, its thread goes on and may still make the container: `remove`
-        # waits.
+        # If this task is cancelled, its thread goes on and may still make it: `remove` waits.
         self._making = asyncio.ensure_future(self._engine.call(self._make, dict(options)))
         self.id = await asyncio.shield(self._making)
 
@@ -126,26 +112,13 @@ class Container:
         container.start()
         return str(container.id)
 
-    async def start_without_entrypoint(self, image: ImageInfo) -> None:
-        """Start again without the image's ENTRYPOINT, which did not run our command. Raises as
-        `start`."""
-        await self.remove()
-        self.limits.clear()
-        options = self._options(image)
-        options["entrypoint"], options["command"] = _IDLE[:1], _IDLE[1:]
-        try:
-            await self._create_and_start(options)
-        except APIError as error:
-            raise EnvironmentStartError(f"the container did not start: {error.explanation}") from error
-
     async def state(self) -> dict[str, Any]:
         """Return the engine's State of it. Raises EnvironmentLost."""
         raw = await self._engine.call(self._engine.api.inspect_container, self.id or self.name)
         return raw["State"]
 
     async def remove(self) -> None:
-        """Kill it and remove it with its anonymous volumes. A container that is gone is no
-        error."""
+        """Kill it and remove it with its anonymous volumes, if it is there."""
         if self._making is None:
             return
         await asyncio.wait({self._making}, timeout=REMOVE_LIMIT_SEC)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import docker
 import requests
 import urllib3
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, BuildError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
 from runner.environments.base import EnvironmentLost
@@ -45,8 +45,7 @@ class Engine:
     def __init__(self) -> None:
         self.client: Any = docker.from_env(max_pool_size=MAX_CALLS_AT_ONCE, timeout=CALL_TIMEOUT_SEC)
         self.storage_quota: bool | None = None
-        """Whether its storage driver takes a size per container; None until a container asks for
-        one."""
+        """Whether its storage driver takes a size per container; None until one asks."""
         self._threads = ThreadPoolExecutor(MAX_CALLS_AT_ONCE, thread_name_prefix="docker")
 
     @property
@@ -75,17 +74,45 @@ class Engine:
         except CONNECTION_ERRORS as error:
             raise EnvironmentLost(f"the Docker engine does not answer: {error}") from error
 
+    async def stream(
+        self,
+        begin: Callable[[Any], Iterator[dict[str, Any]]],
+        each: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> str | None:
+        """Run a long call (build, pull). Return why it failed; None if it did not.
+
+        A cancellation closes the connection, and the engine then stops its work.
+
+        Args:
+            begin: Starts the call on the low-level client that it gets, and returns its events.
+            each: Called with each event, in a thread.
+
+        Raises:
+            EnvironmentLost: The engine is gone.
+        """
+        call = _StreamedCall()
+        failures: list[str] = []
+
+        def note(event: dict[str, Any]) -> None:
+            each(event)
+            if "error" in event:
+                failures.append(str(event["error"]))
+
+        try:
+            await self.call(lambda: call.follow(begin(call.client), note))
+        except asyncio.CancelledError:
+            call.abort()
+            raise
+        except (APIError, BuildError, TypeError) as error:
+            return str(getattr(error, "explanation", None) or error)
+        return failures[0] if failures else None
+
     async def answers(self, timeout_sec: float = 5.0) -> bool:
         """Return whether the engine answers."""
         try:
             return bool(await asyncio.wait_for(self.call(self.client.ping), timeout_sec))
         except (EnvironmentLost, DockerException, TimeoutError):
             return False
-
-    def close(self) -> None:
-        """Close connections and end the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self.client.close()
 
 
 _shared: Engine | None = None
@@ -100,8 +127,7 @@ def shared_engine() -> Engine:
 
 
 async def engine_unreachable() -> str | None:
-    """Return why no Docker engine can be used, in one line; None if one answers within a few
-    seconds."""
+    """Return why no Docker engine can be used, in one line; None if one answers in time."""
     address = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     try:
         # It asks for the engine's version.
@@ -118,11 +144,10 @@ async def engine_unreachable() -> str | None:
     return None
 
 
-class Progress:
-    """A long streamed call (build, pull) that another thread can abort.
+class _StreamedCall:
+    """A streamed call that another thread can abort.
 
-    The SDK gives no access to the connection of such a call. A response hook on a client of its own
-    does.
+    The SDK gives no access to its connection. A response hook on a client of its own does.
     """
 
     def __init__(self) -> None:
@@ -137,7 +162,6 @@ class Progress:
             self.abort()
 
     def follow(self, events: Iterator[dict[str, Any]], each: Callable[[dict[str, Any]], None]) -> None:
-        """Pass on every event until the end, or until `abort`. Blocks."""
         try:
             for event in events:
                 if self._aborted.is_set():
@@ -150,7 +174,6 @@ class Progress:
             self.client.close()
 
     def abort(self) -> None:
-        """Close the connection. The engine then stops the build or pull."""
         self._aborted.set()
         for response in self._responses:
             with contextlib.suppress(AttributeError, OSError):

@@ -6,30 +6,30 @@ import asyncio
 import logging
 import posixpath
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any, BinaryIO
 
-from docker.errors import APIError
+from docker.errors import APIError, NotFound
 
 from runner.environments.base import (
     DockerSettings,
-    Environment,
     EnvironmentLost,
     EnvironmentSpec,
     EnvironmentStartError,
     EnvironmentStartTimeout,
     ExecResult,
+    FileMissing,
     GuardedResult,
     GuardedRun,
     TransferError,
 )
 from runner.environments.docker.container import Container
 from runner.environments.docker.engine import Engine, shared_engine
-from runner.environments.docker.files import ContainerFiles
 from runner.environments.docker.images import ImageInfo, ensure_image
 from runner.environments.docker.plain import PlainExec
 from runner.environments.docker.stream import ExecStream, open_exec
 from runner.environments.frames import quote
 from runner.environments.shell_session import ShellSessionClosed, ShellSessionPool
+from runner.environments.transfers import TarEnvironment
 from runner.environments.watched import SETUP_LIMIT_SEC, WatchedRun
 
 _log = logging.getLogger(__name__)
@@ -37,9 +37,11 @@ _log = logging.getLogger(__name__)
 _LOG_FOLDERS = "/logs/agent /logs/verifier /logs/artifacts"
 _KILLED = 137
 _GONE_CHECK_SEC = 5.0
+_CHUNK_BYTES = 1024 * 1024
+_MAX_LINKS = 10
 
 
-class DockerEnvironment(Environment):
+class DockerEnvironment(TarEnvironment):
     """A container from the task's image. See Environment for the contract."""
 
     kind = "docker"
@@ -51,8 +53,6 @@ class DockerEnvironment(Environment):
         self._container = Container(self._engine, spec, settings)
         self._sessions: ShellSessionPool | None = None
         self._plain: PlainExec | None = None
-        self._files: ContainerFiles | None = None
-        self._workdir = "/"
         self._user: str | None = None
         self._root: str | None = "0"
 
@@ -79,11 +79,11 @@ class DockerEnvironment(Environment):
             _log.info(
                 "%s: the image's ENTRYPOINT did not run a command; started without it", self.spec.task_name
             )
-            await self._container.start_without_entrypoint(image)
+            await self._container.remove()
+            await self._container.start(image, entrypoint=False)
         limits = ", ".join(self._container.limits) or "no limits"
         self.image = f"{image.name} ({image.id.removeprefix('sha256:')[:12]}; {limits})"
         self._plain = PlainExec(self._engine, self._container.id, root_user=self._root)
-        self._files = ContainerFiles(self._engine, self._container.id, self._make_folder)
         self._sessions = ShellSessionPool(self._open_session, root_user=self._root)
         # The image's own /logs may be anything. Agent and verifier must be able to write there.
         made = await self._run(
@@ -96,8 +96,7 @@ class DockerEnvironment(Environment):
         await self._upload_context()
 
     async def _upload_context(self) -> None:
-        """Copy environment/ to the WORKDIR if there is an image and no Dockerfile, as Harbor
-        does."""
+        """Copy environment/ to the WORKDIR if it has no Dockerfile, as Harbor does."""
         context = self.spec.context_dir
         if (
             not self.spec.docker_image
@@ -130,8 +129,7 @@ class DockerEnvironment(Environment):
                         raise EnvironmentLost(
                             "the container or its engine went away in mid-command"
                         ) from closed
-                    # The command killed its own supervisor (`kill -9 -1`): 137, as with docker
-                    # exec.
+                    # The command killed its own supervisor (`kill -9 -1`): as with docker exec.
                     return ExecResult(closed.output.text(), None, _KILLED)
                 if not await self.is_alive():
                     raise EnvironmentLost("the container or its engine went away") from closed
@@ -164,8 +162,7 @@ class DockerEnvironment(Environment):
         timeout_sec: float | None = None,
         user: str | int | None = None,
     ) -> ExecResult:
-        if self._plain is None:
-            raise EnvironmentLost("the container is not running")
+        self._check_running()
         name = None if user is None or str(user) == self._user else str(user)
         return await self._run(command, cwd or self._workdir, env or {}, timeout_sec, name)
 
@@ -175,34 +172,48 @@ class DockerEnvironment(Environment):
 
         return await WatchedRun(self, as_root).run(run)
 
-    async def _make_folder(self, folder: str) -> None:
-        command = f"mkdir -p -- {quote(folder.encode()).decode()}"
-        made = await self._run(command, "/", {}, 60.0, self._root)
+    async def _extract(self, spool: BinaryIO, folder: str) -> None:
+        self._check_running()
+        made = await self._run(f"mkdir -p -- {quote(folder.encode()).decode()}", "/", {}, 60.0, self._root)
         if made.return_code != 0:
             raise TransferError(f"{folder}: {(made.stdout or '').strip()}")
+        try:
+            await self._engine.call(self._engine.api.put_archive, self._container.id, folder, spool)
+        except APIError as error:
+            raise TransferError(f"{folder}: {error.explanation}") from error
 
-    def _absolute(self, path: str) -> str:
-        return posixpath.join(self._workdir, path)
+    async def _create(self, spool: BinaryIO, path: str) -> None:
+        self._check_running()
+        source = path
+        for _ in range(_MAX_LINKS):
+            try:
+                link = await self._engine.call(self._fetch, path, spool)
+            except NotFound as error:
+                raise FileMissing(f"{path}: there is no such file in the container") from error
+            except APIError as error:
+                raise TransferError(f"{path}: {error.explanation}") from error
+            if link is None:
+                return
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+        raise TransferError(f"{source}: too many links")
 
-    def _transfer(self) -> ContainerFiles:
-        if self._files is None:
+    def _fetch(self, path: str, spool: BinaryIO) -> str | None:
+        """Write a path's tar to `spool`. Return the target instead if it is a link. Blocks."""
+        chunks: Any
+        chunks, stat = self._engine.api.get_archive(self._container.id, path, chunk_size=_CHUNK_BYTES)
+        if stat.get("linkTarget"):
+            chunks.close()
+            return str(stat["linkTarget"])
+        for chunk in chunks:
+            spool.write(chunk)
+        return None
+
+    def _check_running(self) -> None:
+        if self._plain is None:
             raise EnvironmentLost("the container is not running")
-        return self._files
-
-    async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        await self._transfer().upload_file(Path(source_path), self._absolute(target_path))
-
-    async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
-        await self._transfer().upload_dir(Path(source_dir), self._absolute(target_dir))
-
-    async def download_file(self, source_path: str, target_path: Path | str) -> None:
-        await self._transfer().download_file(self._absolute(source_path), Path(target_path))
-
-    async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        await self._transfer().download_dir(self._absolute(source_dir), Path(target_dir))
 
     async def stop(self) -> None:
-        self._plain = self._files = None  # first: pending commands see that it has ended
+        self._plain = None  # first: pending commands see that it has ended
         if self._sessions is not None:
             await self._sessions.aclose()
             self._sessions = None

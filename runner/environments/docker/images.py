@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import re
 import shutil
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker.errors import APIError, BuildError, ImageNotFound
+from docker.errors import ImageNotFound
 
 from runner.environments.base import (
     DockerSettings,
@@ -29,13 +28,12 @@ from runner.environments.base import (
     EnvironmentStartError,
     ImageUnavailable,
 )
-from runner.environments.docker.engine import Engine, Progress
+from runner.environments.docker.engine import Engine
 from runner.environments.dockerfile import base_images, needs_buildkit
 from runner.environments.owner import PREFIX
-from runner.processes import start_process
+from runner.processes import file_lock, start_process
 
 _ERROR_LINES = 12
-_LOCK_POLL_SEC = 0.2
 _FULL_DISK = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 # A retry may help: the registry, or the way to it, is busy.
 _TRANSIENT = re.compile(
@@ -49,8 +47,7 @@ _locks: dict[tuple[int, str], asyncio.Lock] = {}
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image that the engine has. `user` is "" for root; `workdir` is "/" if the image names
-    none."""
+    """An image that the engine has. `user` "" is root; `workdir` is "/" if it names none."""
 
     name: str
     id: str
@@ -127,12 +124,7 @@ async def ensure_image(engine: Engine, spec: EnvironmentSpec, settings: DockerSe
 
 
 def _failure(name: str, words: str, said: str) -> EnvironmentStartError:
-    """Return the error to raise for an image, and remember it if it will be the same again.
-
-    Args:
-        words: What to tell.
-        said: What the engine said, which decides whether a retry may help.
-    """
+    """Return the error to raise, and remember it if what the engine said means no retry helps."""
     if _FULL_DISK.search(said) or _TRANSIENT.search(said):
         return EnvironmentStartError(words)
     _failures[name] = (time.monotonic(), words)
@@ -163,24 +155,11 @@ async def find_image(engine: Engine, name: str) -> ImageInfo | None:
 
 
 async def _pull(engine: Engine, name: str) -> ImageInfo:
-    progress = Progress()
-    failures: list[str] = []
-
-    def each(event: dict[str, Any]) -> None:
-        if "error" in event:
-            failures.append(str(event["error"]))
-
-    def work() -> None:
-        tag = None if "@" in name or _version(name) != "latest" or name.endswith(":latest") else "latest"
-        progress.follow(progress.client.pull(name, tag=tag, stream=True, decode=True), each)
-
-    try:
-        await _abortable(engine, progress, work)
-    except APIError as error:
-        failures.append(str(error.explanation or error))
+    tag = None if "@" in name or _version(name) != "latest" or name.endswith(":latest") else "latest"
+    failure = await engine.stream(lambda client: client.pull(name, tag=tag, stream=True, decode=True))
     found = await find_image(engine, name)
-    if failures or found is None:
-        said = " ".join(failures[:1]) or "it was pulled but is not there"
+    if failure is not None or found is None:
+        said = failure or "it was pulled but is not there"
         raise _failure(name, f"no image {name} here, and it cannot be pulled: {said}", said)
     return found
 
@@ -199,8 +178,7 @@ async def build_image(
         force: Build it anyway, also if this build has failed before in this process.
         tag: A further name for the image (a docker_image that cannot be pulled).
 
-    Raises:
-        As `ensure_image`.
+    Raises as `ensure_image`.
     """
     name = built_tag(spec)
     async with one_at_a_time(settings, name):
@@ -226,18 +204,28 @@ async def _build(engine: Engine, spec: EnvironmentSpec, settings: DockerSettings
             _raise_known(base)
     log_path = settings.cache_dir / "builds" / (name.replace("/", "_").replace(":", "_") + ".log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    labels = {"capstan.kind": "image", "capstan.task": spec.task_name}
     last: deque[str] = deque(maxlen=_ERROR_LINES)
-    build = _build_by_cli if needs_buildkit(dockerfile) else _build_by_api
+    by_cli = needs_buildkit(dockerfile)
     _failures.pop(name, None)
-    said = await build(engine, dockerfile.parent, name, settings, labels, log_path, last)
+    with log_path.open("w", encoding="utf-8") as log:
+
+        def note(text: str) -> None:
+            log.write(text)
+            log.flush()
+            last.extend(line for line in text.splitlines() if line.strip())
+
+        labels = {"capstan.kind": "image", "capstan.task": spec.task_name}
+        if by_cli:
+            said = await _build_by_cli(dockerfile.parent, name, labels, settings.build_network, note)
+        else:
+            said = await _build_by_api(engine, dockerfile.parent, name, labels, settings.build_network, note)
     if said is None:
         return
     if not await engine.answers():
         raise EnvironmentLost(f"the Docker engine went away during the build of {name}")
     for base in bases:
         if _is_about(base, last) and not await find_image(engine, base):
-            why = said if build is _build_by_api else last[-1]
+            why = last[-1] if by_cli else said
             raise _failure(base, f"no image {base} here, and it cannot be pulled: {why}", why)
     end = "\n".join(last)
     words = f"{dockerfile}: the build failed: {said} (whole log: {log_path}); its end:\n{end}"
@@ -256,59 +244,37 @@ async def _build_by_api(
     engine: Engine,
     context: Path,
     name: str,
-    settings: DockerSettings,
     labels: dict[str, str],
-    log_path: Path,
-    last: deque[str],
+    network: str,
+    note: Callable[[str], None],
 ) -> str | None:
-    progress = Progress()
-    failures: list[str] = []
+    def begin(client: Any) -> Any:
+        return client.build(
+            path=str(context),
+            tag=name,
+            rm=True,
+            forcerm=True,
+            network_mode=network or None,
+            labels=labels,
+            decode=True,
+        )
 
-    def work() -> None:
-        with log_path.open("w", encoding="utf-8") as log:
+    def each(event: dict[str, Any]) -> None:
+        text = str(event.get("stream") or event.get("error") or event.get("status") or "")
+        note(text if text.endswith("\n") else text + "\n")
 
-            def each(event: dict[str, Any]) -> None:
-                text = str(event.get("stream") or event.get("error") or event.get("status") or "")
-                log.write(text if text.endswith("\n") else text + "\n")
-                log.flush()
-                last.extend(line for line in text.splitlines() if line.strip())
-                if "error" in event:
-                    failures.append(str(event["error"]))
-
-            network = settings.build_network or None
-            events = progress.client.build(
-                path=str(context),
-                tag=name,
-                rm=True,
-                forcerm=True,
-                network_mode=network,
-                labels=labels,
-                decode=True,
-            )
-            progress.follow(events, each)
-
-    try:
-        await _abortable(engine, progress, work)
-    except (APIError, BuildError, TypeError) as error:
-        return str(getattr(error, "explanation", None) or error)
-    return failures[0] if failures else None
+    return await engine.stream(begin, each)
 
 
 async def _build_by_cli(
-    _engine: Engine,
-    context: Path,
-    name: str,
-    settings: DockerSettings,
-    labels: dict[str, str],
-    log_path: Path,
-    last: deque[str],
+    context: Path, name: str, labels: dict[str, str], network: str, note: Callable[[str], None]
 ) -> str | None:
     if shutil.which("docker") is None:
         return "its Dockerfile needs BuildKit: install the docker command with its buildx plugin"
     command = ["docker", "build", "--progress", "plain", "--tag", name]
     command += [f"--label={key}={value}" for key, value in labels.items()]
-    if settings.build_network:
-        command.append(f"--network={settings.build_network}")
+    if network:
+        command.append(f"--network={network}")
     process = await start_process(
         *command,
         str(context),
@@ -320,27 +286,14 @@ async def _build_by_cli(
     )
     assert process.stdout is not None
     try:
-        with log_path.open("wb") as log:
-            while data := await process.stdout.read(65536):
-                log.write(data)
-                last.extend(
-                    line for line in data.decode("utf-8", errors="replace").splitlines() if line.strip()
-                )
+        while data := await process.stdout.read(65536):
+            note(data.decode("utf-8", errors="replace"))
         code = await process.wait()
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
     return None if code == 0 else f"docker build ended with {code}"
-
-
-async def _abortable(engine: Engine, progress: Progress, work: Any) -> None:
-    """Run a streamed call in a thread. Abort it if this task is cancelled."""
-    try:
-        await engine.call(work)
-    except asyncio.CancelledError:
-        progress.abort()
-        raise
 
 
 @contextlib.asynccontextmanager
@@ -350,11 +303,5 @@ async def one_at_a_time(settings: DockerSettings, name: str) -> AsyncGenerator[N
     async with _locks.setdefault(key, asyncio.Lock()):
         folder = settings.cache_dir / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / (re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".lock")).open("w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(_LOCK_POLL_SEC)
+        async with file_lock(folder / (re.sub(r"[^A-Za-z0-9._-]", "_", name) + ".lock")):
             yield

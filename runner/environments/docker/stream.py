@@ -1,5 +1,4 @@
-"""The attach stream of one `docker exec`: frames taken apart, the socket read by the event loop
-itself.
+"""The attach stream of one `docker exec`, whose socket the event loop itself reads.
 
 Format of the frames: Docker Engine API, ContainerAttach, "Stream format".
 """
@@ -48,8 +47,7 @@ class Demultiplexer:
 
 
 class ExecStream:
-    """A ByteStream over the attach socket of one exec. Its stderr is dropped unless `keep` is
-    called."""
+    """A ByteStream over the attach socket of one exec. stderr is dropped without `keep`."""
 
     def __init__(self, raw: Any, sock: socket.socket, exec_id: str) -> None:
         self.exec_id = exec_id

@@ -1,15 +1,12 @@
-"""The proot environment: the same root as the sandbox's, through ptrace, where there are no
-namespaces.
+"""The proot environment: a root like the sandbox's, through ptrace, without namespaces.
 
 It isolates nothing: commands have the host's network, see the host's processes and, as an ordinary
-user, may do all that the user may. A runner that is root runs them as an unprivileged user. The
-record says so.
+user, may do all that the user may. A runner that is root runs them as an unprivileged user.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
@@ -18,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runner.environments.base import (
-    EnvironmentFailure,
     EnvironmentSpec,
     EnvironmentStartError,
     ExecResult,
@@ -37,67 +33,67 @@ _STOP_LIMIT_SEC = 5.0
 _PIPE_LIMIT = 1024 * 1024
 
 
-class ProotProcesses:
-    """The proots of one environment: one for each shell session and each transfer of files.
+class ProotEnvironment(RootfsEnvironment):
+    """One root folder per trial, and proot to make programs see it as their root.
 
-    Each has a launcher.py as its parent, which kills it and all its descendants when the pipe that
-    `start` opens is closed. The kernel closes it if the runner is killed.
+    Each shell session and each transfer of files has a proot of its own. Its parent is a
+    launcher.py, which kills it and all its descendants when the pipe `_life` is closed. The kernel
+    closes it if the runner is killed.
     """
 
-    def __init__(self, base: Path, root: Path) -> None:
-        self._base = base
-        self._root = root
-        # By its path, because `enter` has the task's PATH.
+    kind = "proot"
+    what = "proot, which isolates nothing"
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        super().__init__(spec)
+        # By its path, because `_enter` has the task's PATH.
         self._program = Path(shutil.which("proot") or "").resolve()
         self._life: tuple[int, int] | None = None
         self._launched: set[asyncio.subprocess.Process] = set()
 
-    @property
-    def alive(self) -> bool:
-        return self._life is not None
-
-    async def start(self) -> None:
+    async def _start_processes(self, base: Path) -> None:
         if shutil.which("proot") is None:
             raise EnvironmentStartError("proot is not installed: apt-get install proot")
         if not launcher.is_supported():
             raise EnvironmentStartError("proot is supported on x86_64 and aarch64 only")
-        temporary = self._base / "tmp"  # for the program that proot puts there to load others
+        temporary = base / "tmp"  # for the program that proot puts there to load others
         temporary.mkdir()
         if credentials():
             os.chown(temporary, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         self._life = os.pipe()
 
-    async def enter(
-        self, command: Sequence[str], env: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
+    @property
+    def _running(self) -> bool:
+        return self._life is not None
+
+    async def _enter(
+        self, command: Sequence[str], env: Mapping[str, str], **streams: int
     ) -> asyncio.subprocess.Process:
-        """Start a process under a proot of its own. Its return code is that of the process."""
-        assert self._life is not None
+        assert self._life is not None and self._base is not None
         own = {"PROOT_TMP_DIR": str(self._base / "tmp"), "PROOT_NO_SECCOMP": "1"}
         inside = ["env", *(f"--unset={name}" for name in own), *command]
         uid = UNPRIVILEGED_ID if credentials() else -1
         process = await start_process(
             *(sys.executable, "-I", "-S", launcher.__file__, str(self._life[0]), str(uid)),
-            *(*self._proot(), *inside),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
+            *(*self._proot(self._base / "root"), *inside),
             pass_fds=(self._life[0],),
             start_new_session=True,
             cwd="/",
             env={**env, **own},
             limit=_PIPE_LIMIT,
+            **streams,
         )
         self._launched = {one for one in self._launched if one.returncode is None} | {process}
         return process
 
-    def _proot(self) -> list[str]:
-        command = [str(self._program), "-v", "-1", "-0", "-r", str(self._root), "-w", "/"]
+    def _proot(self, root: Path) -> list[str]:
+        command = [str(self._program), "-v", "-1", "-0", "-r", str(root), "-w", "/"]
         command += ["-b", "/proc", "-b", "/dev"]
         for source, target in read_only_binds():
             command += ["-b", f"{source}:{target}"]
         return command
 
-    async def stop(self) -> None:
+    async def _stop_processes(self) -> None:
         if self._life is None:
             return
         (read_end, write_end), self._life = self._life, None
@@ -110,41 +106,9 @@ class ProotProcesses:
                 _log.warning("a process of proot may still run: it did not end within %g s", _STOP_LIMIT_SEC)
                 wait.cancel()
 
-
-class ProotEnvironment(RootfsEnvironment[ProotProcesses]):
-    """One root folder per trial, and proot to make programs see it as their root."""
-
-    kind = "proot"
-    what = "proot, which isolates nothing"
-
-    def _make_processes(self, base: Path, root: Path) -> ProotProcesses:
-        return ProotProcesses(base, root)
-
     async def exec_guarded(self, run: GuardedRun) -> GuardedResult:
         async def as_root(command: str) -> ExecResult:
             return await self.exec(command, "/", timeout_sec=SETUP_LIMIT_SEC)
 
         self._check_user(run.user)
         return await WatchedRun(self, as_root).run(run)
-
-
-_unavailable: list[str | None] = []
-
-
-async def proot_unavailable() -> str | None:
-    """Return why proot cannot run on this machine, in one line; None if it can.
-
-    The answer comes from an environment that is started as a trial starts it. It is found once per
-    process.
-    """
-    if not _unavailable:
-        environment = ProotEnvironment(EnvironmentSpec("check", "check", docker_image="none"))
-        try:
-            await environment.start()
-            _unavailable.append(None)
-        except (EnvironmentFailure, OSError) as error:
-            _unavailable.append(" ".join(str(error).split()))
-        finally:
-            with contextlib.suppress(OSError):
-                await environment.stop()
-    return _unavailable[0]

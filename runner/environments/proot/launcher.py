@@ -26,13 +26,8 @@ import sys
 import time
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = (
-    1,
-    15,
-    22,
-    36,
-    38,
-)
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_SECCOMP = 1, 15, 22
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _MODE_FILTER = 2
 
 # Audit architecture, and the numbers of statx, execveat and kill there.
@@ -41,8 +36,7 @@ _MACHINES = {"x86_64": (0xC000003E, 332, 322, 62), "aarch64": (0xC00000B7, 291, 
 # and later. Numbers are the same on all machines from here on.
 _FIRST_NEW = 424
 
-# Classic BPF (linux/bpf_common.h, linux/seccomp.h) on struct seccomp_data: number, machine,
-# address, arguments.
+# Classic BPF (linux/bpf_common.h, linux/seccomp.h) on struct seccomp_data.
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _NUMBER, _MACHINE, _ARGUMENT = 0, 4, 16
 _ALLOW, _ERRNO = 0x7FFF0000, 0x50000
@@ -116,8 +110,7 @@ def _descendants() -> list[int]:
 
 
 def _kill_all() -> None:
-    """Kill all descendants and return when none is left. Orphans come to this process, their
-    subreaper."""
+    """Kill all descendants, orphans included (this is their subreaper), and wait for them."""
     while True:
         for pid in _descendants():
             with contextlib.suppress(OSError):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import posixpath
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, BinaryIO, ClassVar
 
-from runner.environments import archive
 from runner.environments.base import (
-    Environment,
+    EnvironmentFailure,
     EnvironmentLost,
     EnvironmentSpec,
     EnvironmentStartError,
@@ -26,12 +26,14 @@ from runner.environments.base import (
     EnvironmentUnsupported,
     ExecResult,
     FileMissing,
+    GuardedRun,
     TransferError,
 )
 from runner.environments.dockerfile import Recipe, parse_dockerfile
-from runner.environments.owner import PREFIX, orphaned_directories, owned_directory
-from runner.environments.rootfs.tree import build_rootfs, hand_over, remove_tree
+from runner.environments.owner import PREFIX, owned_directory, remove_orphans, remove_tree
+from runner.environments.rootfs.tree import build_rootfs, hand_over
 from runner.environments.shell_session import ShellSessionClosed, ShellSessionPool
+from runner.environments.transfers import TarEnvironment
 
 UNPRIVILEGED_ID = 64613
 """uid and gid of processes that root starts, in the range that Debian and systemd leave unused."""
@@ -43,16 +45,14 @@ _DIRECTORY_PREFIXES = (f"{PREFIX}sandbox-", f"{PREFIX}proot-")
 
 
 def credentials() -> dict[str, Any]:
-    """Return the arguments for a subprocess that runs as the unprivileged user, if the runner is
-    root."""
+    """Return a subprocess's arguments for the unprivileged user, if the runner is root."""
     if os.geteuid() != 0:
         return {}
     return {"user": UNPRIVILEGED_ID, "group": UNPRIVILEGED_ID, "extra_groups": []}
 
 
 def rootfs_refusal(spec: EnvironmentSpec) -> str | None:
-    """Return why no trial of this task can run in the sandbox or proot, in one line; None if it
-    can."""
+    """Return why this task cannot run in the sandbox or proot, in one line; None if it can."""
     try:
         _recipe(spec)
     except EnvironmentUnsupported as error:
@@ -80,29 +80,6 @@ def _recipe(spec: EnvironmentSpec) -> Recipe:
     raise EnvironmentStartError(f"{context}: there is neither a Dockerfile nor a docker_image")
 
 
-class Processes(Protocol):
-    """The running processes of one environment, and the way to start more."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether more can be started."""
-        ...
-
-    async def start(self) -> None:
-        """Make it ready. Raises EnvironmentStartError."""
-        ...
-
-    async def enter(
-        self, command: Sequence[str], env: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
-    ) -> asyncio.subprocess.Process:
-        """Start a process in the environment. The streams are as for `subprocess`."""
-        ...
-
-    async def stop(self) -> None:
-        """Kill every process and wait until all are gone."""
-        ...
-
-
 class PipeStream:
     """A ByteStream over a process's pipes."""
 
@@ -122,10 +99,7 @@ class PipeStream:
         self._stdin.close()
 
 
-P = TypeVar("P", bound=Processes)
-
-
-class RootfsEnvironment(Environment, Generic[P]):
+class RootfsEnvironment(TarEnvironment):
     """One root folder per trial. Everything in it ends with `stop` or with the runner."""
 
     what: ClassVar[str]
@@ -134,15 +108,48 @@ class RootfsEnvironment(Environment, Generic[P]):
     def __init__(self, spec: EnvironmentSpec) -> None:
         super().__init__(spec)
         self._base: Path | None = None
-        self._processes: P | None = None
         self._sessions: ShellSessionPool | None = None
         self._env: dict[str, str] = {}
-        self._workdir = "/app"
+
+    @classmethod
+    async def unavailable(cls) -> str | None:
+        """Return why none can run on this machine, in one line; None if one can.
+
+        The answer comes from an environment that is started and runs a guarded command as in a
+        trial. It is found once per process.
+        """
+        if cls.kind not in _unavailable:
+            _unavailable[cls.kind] = await cls(EnvironmentSpec("check", "check", docker_image="none"))._try()
+        return _unavailable[cls.kind]
+
+    async def _try(self) -> str | None:
+        try:
+            await self.start()
+            ended = await self.exec_guarded(GuardedRun("true", cwd="/", timeout_sec=30.0))
+        except (EnvironmentFailure, OSError) as error:
+            return " ".join(str(error).split())
+        finally:
+            await self.stop()
+        return None if ended.return_code == 0 else f"a guarded command failed: {ended.output}"
 
     @abstractmethod
-    def _make_processes(self, base: Path, root: Path) -> P:
-        """Return its processes, not started. `base` is a folder of this environment that holds
-        `root`."""
+    async def _start_processes(self, base: Path) -> None:
+        """Make `_enter` ready. The root is `base/root`. Raises EnvironmentStartError."""
+
+    @property
+    @abstractmethod
+    def _running(self) -> bool:
+        """Whether processes can be started."""
+
+    @abstractmethod
+    async def _enter(
+        self, command: Sequence[str], env: Mapping[str, str], **streams: int
+    ) -> asyncio.subprocess.Process:
+        """Start a process in the environment, with stdin, stdout and stderr as `subprocess`'s."""
+
+    @abstractmethod
+    async def _stop_processes(self) -> None:
+        """Kill every process and wait until all are gone. Idempotent."""
 
     async def start(self) -> None:
         recipe = _recipe(self.spec)
@@ -151,9 +158,8 @@ class RootfsEnvironment(Environment, Generic[P]):
         self.image = f"{self.what}: this host's programs in place of {recipe.base_image}; no resource limits"
         try:
             async with asyncio.timeout(self.spec.build_timeout_sec):
-                base, root = await asyncio.to_thread(self._build, recipe)
-                self._processes = self._make_processes(base, root)
-                await self._processes.start()
+                base = await asyncio.to_thread(self._build, recipe)
+                await self._start_processes(base)
                 self._sessions = ShellSessionPool(self._open_session)
                 await self._sessions.run("true", cwd="/", env={}, timeout_sec=None, user=None)
         except TimeoutError:
@@ -168,7 +174,7 @@ class RootfsEnvironment(Environment, Generic[P]):
             await self.stop()
             raise
 
-    def _build(self, recipe: Recipe) -> tuple[Path, Path]:
+    def _build(self, recipe: Recipe) -> Path:
         self._base = base = owned_directory(f"{PREFIX}{self.kind}-", place=_open_directory())
         base.chmod(0o711)
         root = base / "root"
@@ -176,31 +182,30 @@ class RootfsEnvironment(Environment, Generic[P]):
         build_rootfs(root, self.spec.context_dir, recipe)
         if credentials():
             hand_over(root, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-        return base, root
+        return base
 
     async def _open_session(self, user: str | None) -> PipeStream:
-        process = await self._alive().enter(["sh", "-s"], self._env, stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
-        return PipeStream(process)
+        self._alive()
+        return PipeStream(await self._enter(["sh", "-s"], self._env, stdin=PIPE, stdout=PIPE, stderr=DEVNULL))
 
     async def _first_words(self) -> str:
         """Return what a process prints that cannot be started, for the error."""
-        process = await self._alive().enter(["true"], self._env, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
+        self._alive()
+        process = await self._enter(["true"], self._env, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE)
         _, said = await process.communicate()
         lines = said.decode("utf-8", errors="replace").strip().splitlines()
         return lines[0] if lines else f"its first process ended with {process.returncode}"
 
-    def _alive(self) -> P:
-        if self._processes is None or not self._processes.alive:
+    def _alive(self) -> ShellSessionPool:
+        if self._sessions is None or not self._running:
             raise EnvironmentLost(f"{self.kind} is not running")
-        return self._processes
+        return self._sessions
 
     async def stop(self) -> None:
-        processes, self._processes = self._processes, None  # first: pending commands see that it has ended
-        if self._sessions is not None:
-            await self._sessions.aclose()
-            self._sessions = None
-        if processes is not None:
-            await processes.stop()
+        sessions, self._sessions = self._sessions, None  # first: pending commands see that it has ended
+        if sessions is not None:
+            await sessions.aclose()
+        await self._stop_processes()
         if self._base is not None:
             await asyncio.to_thread(remove_tree, self._base)
             self._base = None
@@ -214,15 +219,13 @@ class RootfsEnvironment(Environment, Generic[P]):
         user: str | int | None = None,
     ) -> ExecResult:
         self._check_user(user)
-        self._alive()
-        assert self._sessions is not None
+        sessions = self._alive()
         try:
-            return await self._sessions.run(
+            return await sessions.run(
                 command, cwd=cwd or self._workdir, env=env or {}, timeout_sec=timeout_sec, user=None
             )
         except ShellSessionClosed as closed:
-            # The command killed its own supervisor (`kill -9 -1`): in a container that is exit code
-            # 137.
+            # The command killed its own supervisor (`kill -9 -1`): 137, as in a container.
             if not await self.is_alive() or not closed.started:
                 raise EnvironmentLost(f"{self.kind} ended during a command") from closed
             return ExecResult(closed.output.text(), None, 137)
@@ -231,50 +234,20 @@ class RootfsEnvironment(Environment, Generic[P]):
         if user not in _ROOT_NAMES:
             raise ValueError(f"user {user!r}: only root exists without Docker")
 
-    async def upload_file(self, source_path: Path | str, target_path: str) -> None:
-        target = self._absolute(target_path)
-        folder, _, name = target.rpartition("/")
-        with tempfile.TemporaryFile() as spool:
-            await asyncio.to_thread(archive.pack_file, Path(source_path), spool, name)
-            await self._extract(spool, folder or "/")
-
-    async def upload_dir(self, source_dir: Path | str, target_dir: str) -> None:
-        with tempfile.TemporaryFile() as spool:
-            await asyncio.to_thread(archive.pack_dir, Path(source_dir), spool)
-            await self._extract(spool, self._absolute(target_dir))
-
-    async def download_file(self, source_path: str, target_path: Path | str) -> None:
-        source = self._absolute(source_path)
-        folder, _, name = source.rpartition("/")
-        with tempfile.TemporaryFile() as spool:
-            await self._create(spool, folder or "/", name, source)
-            try:
-                await asyncio.to_thread(archive.unpack_file, spool, Path(target_path))
-            except TransferError as error:
-                raise TransferError(f"{source}: {error}") from None
-
-    async def download_dir(self, source_dir: str, target_dir: Path | str) -> None:
-        source = self._absolute(source_dir)
-        with tempfile.TemporaryFile() as spool:
-            await self._create(spool, source, ".", source)
-            await asyncio.to_thread(archive.unpack_dir, spool, Path(target_dir))
-
-    def _absolute(self, path: str) -> str:
-        return path if path.startswith("/") else f"{self._workdir}/{path}"
-
     async def _extract(self, spool: BinaryIO, folder: str) -> None:
-        spool.seek(0)
         script = 'mkdir -p -- "$1" && exec tar -x -p -f - -C "$1"'
-        await self._transfer(script, [folder], stdin=spool.fileno(), stdout=DEVNULL, what=folder)
+        await self._transfer(script, folder, [folder], stdin=spool.fileno(), stdout=DEVNULL)
 
-    async def _create(self, spool: BinaryIO, folder: str, name: str, what: str) -> None:
+    async def _create(self, spool: BinaryIO, path: str) -> None:
+        folder, name = posixpath.split(path)
         follow = "" if name == "." else "-h"
         script = f'[ -e "$1/$2" ] || exit {_MISSING}; cd -- "$1" && exec tar -c {follow} -f - -- "$2"'
-        await self._transfer(script, [folder, name], stdin=DEVNULL, stdout=spool.fileno(), what=what)
-        spool.seek(0)
+        what = path.removesuffix("/.")
+        await self._transfer(script, what, [folder, name], stdin=DEVNULL, stdout=spool.fileno())
 
-    async def _transfer(self, script: str, words: list[str], *, stdin: int, stdout: int, what: str) -> None:
-        process = await self._alive().enter(
+    async def _transfer(self, script: str, what: str, words: list[str], *, stdin: int, stdout: int) -> None:
+        self._alive()
+        process = await self._enter(
             ["sh", "-c", script, "sh", *words], self._env, stdin=stdin, stdout=stdout, stderr=PIPE
         )
         try:
@@ -293,7 +266,10 @@ class RootfsEnvironment(Environment, Generic[P]):
             raise TransferError(f"{what}: {words_of_tar[0] if words_of_tar else f'tar ended with {code}'}")
 
     async def is_alive(self) -> bool:
-        return self._processes is not None and self._processes.alive
+        return self._sessions is not None and self._running
+
+
+_unavailable: dict[str, str | None] = {}
 
 
 def _open_directory() -> str:
@@ -312,13 +288,7 @@ def is_open(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def remove_stale_roots() -> list[str]:
-    """Remove the folders of runners that are dead; their processes died with them. Return the
-    folders."""
-    removed: list[str] = []
+def remove_stale_roots() -> list[Path]:
+    """Remove the folders of dead runners, whose processes died with them. Return the folders."""
     places = (tempfile.gettempdir(), _open_directory(), "/var/tmp", "/tmp")
-    for prefix in _DIRECTORY_PREFIXES:
-        for base in orphaned_directories(prefix, places):
-            remove_tree(base)
-            removed.append(str(base))
-    return removed
+    return [path for prefix in _DIRECTORY_PREFIXES for path in remove_orphans(prefix, places)]

@@ -11,28 +11,12 @@ from runner.environments.base import EnvironmentStartError
 from runner.environments.dockerfile import CopyStep, Recipe
 
 FOLDERS = (
-    *(
-        "app",
-        "root",
-        "home",
-        "opt",
-        "srv",
-        "mnt",
-        "media",
-        "run",
-        "run/lock",
-        "tests",
-        "workspace",
-        "proc",
-        "dev",
-    ),
-    *("usr", "sys", "etc", "etc/ssl", "var", "var/log", "var/lib", "var/cache", "logs", "logs/agent"),
-    *("logs/verifier", "logs/artifacts"),
+    *("app", "root", "home", "opt", "srv", "mnt", "media", "run", "run/lock", "tests", "workspace"),
+    *("proc", "dev", "usr", "sys", "etc", "etc/ssl", "var", "var/log", "var/lib", "var/cache", "logs"),
 )
 OPEN_FOLDERS = ("tmp", "var/tmp", "logs/agent", "logs/verifier", "logs/artifacts")
 
-# Read-only from the host, if it has them: programs, libraries, and the files that they look things
-# up in.
+# Read-only from the host, if it has them: programs, libraries, and the files that they read.
 HOST_PATHS = ("/usr",)
 HOST_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 HOST_ETC = (
@@ -90,8 +74,7 @@ def _mount_point(root: Path, host: Path) -> None:
 
 
 def read_only_binds() -> list[tuple[str, str]]:
-    """Return (host path, path inside) of each part of the host that is visible inside,
-    read-only."""
+    """Return (host path, path inside) of each part of the host that is visible inside."""
     binds = [(path, path) for path in HOST_PATHS]
     binds += [(path, path) for path in HOST_LINKS if Path(path).is_dir() and not Path(path).is_symlink()]
     binds += [(str(Path(path).resolve()), path) for path in HOST_ETC if Path(path).exists()]
@@ -121,8 +104,7 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
                 f"line {step.line}: COPY {source.name}: leads outside the build context"
             )
         if source.is_dir():
-            # Docker copies the contents of a folder. The mode of the target stays, or is 755 if it
-            # is new.
+            # Docker copies a folder's contents. The target keeps its mode, or gets 755 if new.
             mode = target.stat().st_mode & 0o7777 if target.is_dir() else 0o755
             shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
             target.chmod(mode)
@@ -132,28 +114,10 @@ def _copy(root: Path, context: Path, step: CopyStep) -> None:
             shutil.copy2(source, final)
 
 
-def remove_tree(root: Path) -> None:
-    """Remove the folder of a trial whatever modes its contents have. What cannot be removed stays.
-
-    Nothing above `root` is touched. Two runners may remove the same folder at once.
-    """
-    shutil.rmtree(root, ignore_errors=True)
-    if not root.is_dir() or root.is_symlink():
-        return
-    # An ordinary user cannot list a folder of mode 000.
-    with contextlib.suppress(OSError):
-        root.chmod(0o700)
-    for folder, names, _ in os.walk(root):
-        for path in (Path(folder, name) for name in names):
-            with contextlib.suppress(OSError):
-                if not path.is_symlink():
-                    path.chmod(0o700)
-    shutil.rmtree(root, ignore_errors=True)
-
-
 def hand_over(root: Path, uid: int, gid: int) -> None:
-    """Give `root` and everything below it to another user."""
+    """Give `root` and everything below it to another user. What vanishes meanwhile is left out."""
     os.chown(root, uid, gid)
     for folder, names, files in os.walk(root):
         for name in (*names, *files):
-            os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)  # noqa: PTH118
+            with contextlib.suppress(OSError):
+                os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)  # noqa: PTH118

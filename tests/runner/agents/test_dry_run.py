@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.agents.dry_run import DryRunLimits, DryRunResult, DryRunSpec, dry_run
+from runner.agents.dry_run import DryRunSpec, dry_run
 from runner.submission import build_zip, open_archive
+from runner.submission.check import Row
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTHING = DryRunSpec("runs_offline", "no library at all", "")
-QUICK = DryRunLimits(construction_sec=3.0, run_sec=3.0)
+QUICK = {"construction_sec": 3.0, "run_sec": 3.0}
 
 AGENT = """
 {top}
@@ -40,9 +41,9 @@ def zip_of(**files: str) -> bytes:
     return data.getvalue()
 
 
-async def run_agent(top: str = "", body: str = "return 'ended'", **files: str) -> DryRunResult:
+async def run_agent(top: str = "", body: str = "return 'ended'", **files: str) -> Row:
     source = AGENT.format(top=top, body=body)
-    return await dry_run(open_archive(zip_of(agent__py=source, **files)), NOTHING, QUICK)
+    return await dry_run(open_archive(zip_of(agent__py=source, **files)), NOTHING, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ async def test_the_script_calls_a_tool_of_any_agent() -> None:
 async def test_requirements_that_cannot_be_installed_are_named() -> None:
     wants = "not-a-package @ file:///etc\n"
     archive = open_archive(zip_of(agent__py=AGENT.format(top="", body="return ''"), requirements__txt=wants))
-    result = await dry_run(archive, DryRunSpec("runs_with_requirements", "its own", None), QUICK)
+    result = await dry_run(archive, DryRunSpec("runs_with_requirements", "its own", None), **QUICK)
     assert [finding.code for finding in result.findings] == ["harbor_submission_code_failed"]
     assert "requirements.txt:1" in result.findings[0].message
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.environments.archive import pack_dir, pack_dirs, pack_file, unpack_dir, unpack_file
+from runner.environments.archive import pack_dirs, pack_file, unpack_dir, unpack_file
 from runner.environments.base import TransferError
 
 
@@ -42,7 +42,7 @@ def test_a_folder_comes_back_as_it_was(tmp_path_factory, files):
         (source / name).write_bytes(content)
     target = tmp_path_factory.mktemp("target")
     buffer = io.BytesIO()
-    pack_dir(source, buffer)
+    pack_dirs({"": source}, buffer)
     buffer.seek(0)
     unpack_dir(buffer, target)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == files

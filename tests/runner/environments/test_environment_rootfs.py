@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runner.environments.rootfs.tree import remove_tree
+from runner.environments.owner import remove_tree
 
 
 def test_folders_that_let_nobody_in_are_removed(tmp_path: Path) -> None:

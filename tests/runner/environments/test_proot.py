@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.environments.proot import ProotEnvironment, proot_unavailable
+from runner.environments.proot import ProotEnvironment
 from tests.runner.environments.contract import EnvironmentContract, WatchedContract, spec_of, unique
 
 pytestmark = pytest.mark.proot
@@ -94,10 +94,10 @@ async def test_what_a_killed_proot_leaves_dies(env):
 
 
 async def test_it_is_tried_for_real(tmp_path):
-    assert await proot_unavailable() is None
+    assert await ProotEnvironment.unavailable() is None
     code = (
-        "import asyncio; from runner.environments.proot import proot_unavailable;"
-        "print(asyncio.run(proot_unavailable()))"
+        "import asyncio; from runner.environments.proot import ProotEnvironment;"
+        "print(asyncio.run(ProotEnvironment.unavailable()))"
     )
     environ = {**os.environ, "PATH": str(tmp_path)}
     done = subprocess.run(

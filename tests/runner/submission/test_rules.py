@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 
 from runner.submission import (
+    Finding,
     build_zip,
     check_entrypoint,
     check_structure,
     check_text,
     open_archive,
-    scan_line,
 )
+
+
+def findings_in(line: str) -> list[Finding]:
+    return list(check_text("a.py", line.encode()))
+
 
 MATCHING = {
     "branch_on_test_name": [
@@ -61,16 +66,16 @@ HARMLESS = [
     ("code", "line"), [(code, line) for code, lines in MATCHING.items() for line in lines]
 )
 def test_a_rule_matches(code: str, line: str) -> None:
-    assert code in {rule.code for rule in scan_line(line)}
+    assert code in {finding.code for finding in findings_in(line)}
 
 
 @pytest.mark.parametrize("line", HARMLESS)
 def test_no_rule_matches_a_harmless_line(line: str) -> None:
-    assert scan_line(line) == []
+    assert findings_in(line) == []
 
 
 def test_the_allowed_model_is_only_a_warning() -> None:
-    assert [rule.level for rule in scan_line("model deepseek-v4-pro.")] == ["warn"]
+    assert [finding.level for finding in findings_in("model deepseek-v4-pro.")] == ["warn"]
 
 
 def test_a_finding_names_file_and_line() -> None:
@@ -85,7 +90,7 @@ def test_files_that_validators_do_not_scan_are_skipped() -> None:
 def test_a_hostile_line_takes_linear_time() -> None:
     line = "if open task_id " * 200_000
     start = time.perf_counter()
-    scan_line(line)
+    findings_in(line)
     assert time.perf_counter() - start < 20  # a quadratic scan would take hours
 
 

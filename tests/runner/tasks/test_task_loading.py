@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from runner.tasks import TaskError, UnsupportedTask, load_dataset, load_task, resolve_env
+from runner.tasks import TaskError, load_dataset, load_task, resolve_env
 from tests.fuzz import fuzz
 
 
@@ -115,7 +115,7 @@ def test_a_wrong_value_is_one_line(tmp_path: Path, toml: str, line: str):
     folder = make_task(tmp_path / "t", toml)
     with pytest.raises(TaskError) as caught:
         load_task(folder)
-    assert not isinstance(caught.value, UnsupportedTask)
+    assert "not supported" not in str(caught.value)
     assert str(caught.value).startswith(f"{folder}/task.toml: ")
     assert line in str(caught.value)
 
@@ -123,29 +123,32 @@ def test_a_wrong_value_is_one_line(tmp_path: Path, toml: str, line: str):
 @pytest.mark.parametrize(
     ("toml", "feature"),
     [
-        ('[[steps]]\nname = "one"', "steps"),
-        ('[environment]\nos = "Windows"', "windows"),
-        ("[environment]\ngpus = 1", "gpus"),
-        ('[environment.tpu]\ntype = "v6e"\ntopology = "2x4"', "tpu"),
-        ('[environment]\nnetwork_mode = "allowlist"\nallowed_hosts = ["a.org"]', "allowlist"),
-        ('[agent]\nnetwork_mode = "public"', "network phases"),
-        ('[verifier]\nenvironment_mode = "separate"', "separate verifier"),
-        ("[verifier.environment]\ncpus = 1", "separate verifier"),
-        ('[[environment.mcp_servers]]\nname = "m"\nurl = "http://x"', "mcp_servers"),
-        ('[[verifier.collect]]\ncommand = "x"\nservice = "db"', "compose"),
+        ('[[steps]]\nname = "one"', "[[steps]]"),
+        ('[environment]\nos = "Windows"', "[environment] os"),
+        ("[environment]\ngpus = 1", "[environment] gpus = 1"),
+        ('[environment.tpu]\ntype = "v6e"\ntopology = "2x4"', "[environment] tpu"),
+        (
+            '[environment]\nnetwork_mode = "allowlist"\nallowed_hosts = ["a.org"]',
+            "[environment] network_mode",
+        ),
+        ('[agent]\nnetwork_mode = "public"', "[agent] network_mode"),
+        ('[verifier]\nenvironment_mode = "separate"', "[verifier.environment]"),
+        ("[verifier.environment]\ncpus = 1", "[verifier.environment]"),
+        ('[[environment.mcp_servers]]\nname = "m"\nurl = "http://x"', "[[environment.mcp_servers]]"),
+        ('[[verifier.collect]]\ncommand = "x"\nservice = "db"', "service"),
     ],
 )
 def test_an_unsupported_feature_is_refused_by_name(tmp_path: Path, toml: str, feature: str):
-    with pytest.raises(UnsupportedTask) as caught:
+    with pytest.raises(TaskError) as caught:
         load_task(make_task(tmp_path / "t", toml))
-    assert caught.value.feature == feature
+    assert f"not supported: {feature}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_compose_file_is_refused(tmp_path: Path):
     folder = make_task(tmp_path / "t")
     (folder / "environment/docker-compose.yaml").write_text("services: {}\n")
-    with pytest.raises(UnsupportedTask, match="several services"):
+    with pytest.raises(TaskError, match="environments of several services"):
         load_task(folder)
 
 
