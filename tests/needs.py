@@ -15,7 +15,6 @@ from typing import NoReturn
 
 import pytest
 
-<<<<<<< HEAD
 from runner.environments import EnvironmentKind
 from runner.environments.docker.engine import engine_unreachable
 from runner.environments.proot import ProotEnvironment
@@ -23,13 +22,6 @@ from runner.environments.sandbox import SandboxEnvironment
 
 BASE_IMAGE = "debian:bookworm-slim"
 _HARBOR = Path(__file__).resolve().parents[1] / ".venv-harbor" / "bin" / "python"
-=======
-from runner.environments.proot import ProotEnvironment
-from runner.environments.sandbox import SandboxEnvironment
-
-_no_sandbox = asyncio.run(SandboxEnvironment.unavailable())
-_no_proot = asyncio.run(ProotEnvironment.unavailable())
->>>>>>> house-slim-a
 
 
 def leave_out(reason: str) -> NoReturn:
