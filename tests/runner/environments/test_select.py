@@ -138,7 +138,7 @@ async def missing(engine: FakeEngine, *specs: EnvironmentSpec, **settings) -> st
     try:
         return await missing_images(real, specs, DockerSettings(**settings))
     finally:
-        real.close()
+        real.client.close()
 
 
 async def test_an_image_is_here_or_in_a_registry_and_each_is_asked_for_once(engine, tmp_path):
@@ -216,7 +216,7 @@ async def test_what_is_wrong_for_every_kind_is_left_to_the_trial(engine, tmp_pat
 async def real(engine):
     client = Engine()
     yield client
-    client.close()
+    client.client.close()
 
 
 @pytest.fixture
