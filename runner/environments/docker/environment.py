@@ -75,12 +75,22 @@ class DockerEnvironment(TarEnvironment):
         effective = self._user if self._user is not None else image.user
         self._root = None if effective.partition(":")[0] in ("", "0", "root") else "0"
         await self._container.start(image)
-        if image.has_entrypoint and not (await self._container.state())["Running"]:
+        try:
+            await self._open(image)
+        except EnvironmentLost:  # at once, or as soon as the entrypoint came to its end
+            if not image.has_entrypoint:
+                raise
             _log.info(
                 "%s: the image's ENTRYPOINT did not run a command; started without it", self.spec.task_name
             )
             await self._container.remove()
             await self._container.start(image, entrypoint=False)
+            await self._open(image)
+        await self._upload_context()
+
+    async def _open(self, image: ImageInfo) -> None:
+        if not (await self._container.state())["Running"]:
+            raise EnvironmentLost("the container has stopped")
         limits = ", ".join(self._container.limits) or "no limits"
         self.image = f"{image.name} ({image.id.removeprefix('sha256:')[:12]}; {limits})"
         self._plain = PlainExec(self._engine, self._container.id, root_user=self._root)
@@ -93,7 +103,6 @@ class DockerEnvironment(TarEnvironment):
             raise EnvironmentStartError(
                 f"{self.spec.task_name}: /logs cannot be made in the container: {made.stdout}"
             )
-        await self._upload_context()
 
     async def _upload_context(self) -> None:
         """Copy environment/ to the WORKDIR if it has no Dockerfile, as Harbor does."""
