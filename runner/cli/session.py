@@ -122,6 +122,8 @@ def _interruptible(line: ResultLineOnce):
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+            if asked_at is not None:  # the process is about to end, with the same exit code
+                signal.signal(number, lambda *_: os._exit(EXIT_INTERRUPTED))
 
 
 def _shown(path: Path) -> str:

@@ -215,12 +215,20 @@ def _begun(arguments: list[str], name: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "started (attempt 1)" in line:
-            break
-    time.sleep(2.0)
+    until = time.monotonic() + 60
+    while not _agent_is_at_work():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.2)
     return process
+
+
+def _agent_is_at_work() -> bool:
+    """Whether the agent in the isolated container has written its file."""
+    find = ["find", "/", "-name", "said.txt", "-not", "-path", "/proc/*"]
+    return any(
+        subprocess.run(["docker", "exec", name, *find], capture_output=True, text=True).stdout
+        for name in containers(ISOLATED)
+    )
 
 
 def test_ctrl_c_brings_out_what_there_is(slow: list[str], work: Path):
