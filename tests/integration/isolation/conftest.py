@@ -16,6 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN_SEC = 240
+STARTED: set[int] = set()
+"""The processes of runners that these tests started."""
 
 
 @dataclass
@@ -59,17 +61,27 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*arguments: str | Path, variables: Mapping[str, str] | None = None) -> Ended:
-    done = subprocess.run(
-        command("run", *arguments, "--json"),
-        cwd=ROOT,
-        env=environment(**(variables or {})),
-        capture_output=True,
-        text=True,
-        timeout=RUN_SEC,
-    )
-    lines = done.stdout.splitlines()
+    process = start(command("run", *arguments, "--json"), **(variables or {}))
+    try:
+        stdout, stderr = process.communicate(timeout=RUN_SEC)
+    finally:
+        process.kill()
+    lines = stdout.splitlines()
     document = json.loads(lines[0]) if len(lines) > 1 else {}
-    return Ended(done.returncode, done.stdout, done.stderr, document)
+    return Ended(process.returncode, stdout, stderr, document)
+
+
+def start(arguments: list[str], **variables: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    STARTED.add(process.pid)
+    return process
 
 
 @contextmanager
@@ -95,12 +107,17 @@ def scripted_model(script: Path) -> Iterator[dict[str, str]]:
         server.stdout.close()
 
 
-def containers(label: str) -> list[str]:
-    """Ids of the engine's containers with this label."""
+def containers() -> list[str]:
+    """Ids of the isolated containers that these tests started."""
+    command = ["docker", "ps", "--all", "--filter", "label=capstan.kind=isolated-run"]
     listed = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", f"label={label}"], capture_output=True, text=True, check=True
-    )
-    return listed.stdout.split()
+        [*command, "--format", '{{.ID}} {{.Label "capstan.owner"}}'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    owners = (line.split() for line in listed.splitlines())
+    return [name for name, owner in owners if int(owner.split("/")[2]) in STARTED]
 
 
 @pytest.fixture(scope="module")

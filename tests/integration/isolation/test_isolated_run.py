@@ -19,6 +19,7 @@ from tests.integration.isolation.conftest import (
     environment,
     run,
     scripted_model,
+    start,
 )
 from tests.runner.job_helpers import write_agent, write_task
 
@@ -29,7 +30,6 @@ CHOSEN = [part for name in SCRIPTED for part in ("--task", name)]
 SCRIPTS = "script:examples/scripts"
 TALKER = Path(__file__).parent / "talker"
 METERED = ("calls", "errors", "prompt_tokens", "cache_hit_tokens", "completion_tokens", "cost_usd")
-ISOLATED = "capstan.kind=isolated-run"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_progress_is_told_and_the_job_can_be_shown(bundled: Ended):
 
 
 def test_nothing_stays_behind(bundled: Ended):
-    assert bundled.code == 0 and containers(ISOLATED) == []
+    assert bundled.code == 0 and containers() == []
 
 
 def test_the_same_recording_gives_the_same_run(work: Path):
@@ -207,14 +207,7 @@ def slow(work: Path) -> list[str]:
 
 
 def _begun(arguments: list[str], name: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [*arguments, name],
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start([*arguments, name])
     until = time.monotonic() + 60
     while not _agent_is_at_work():
         assert time.monotonic() < until and process.poll() is None
@@ -227,7 +220,7 @@ def _agent_is_at_work() -> bool:
     find = ["find", "/", "-name", "said.txt", "-not", "-path", "/proc/*"]
     return any(
         subprocess.run(["docker", "exec", name, *find], capture_output=True, text=True).stdout
-        for name in containers(ISOLATED)
+        for name in containers()
     )
 
 
@@ -239,7 +232,7 @@ def test_ctrl_c_brings_out_what_there_is(slow: list[str], work: Path):
     assert process.returncode == 130, stderr
     assert time.monotonic() - began < 30
     assert "harbor_cancelled_error" in stdout.splitlines()[-1]
-    assert containers(ISOLATED) == []
+    assert containers() == []
     (log,) = (work / "slow-jobs" / "interrupted").glob("*/agent/said.txt")
     assert log.read_text() == "here"
 
@@ -249,9 +242,9 @@ def test_a_killed_run_leaves_nothing_running_and_can_be_resumed(slow: list[str],
     process.kill()
     process.communicate(timeout=60)
     until = time.monotonic() + 30
-    while containers(ISOLATED) and time.monotonic() < until:
+    while containers() and time.monotonic() < until:
         time.sleep(0.2)
-    assert containers(ISOLATED) == []
+    assert containers() == []
     subprocess.run(command("cleanup"), cwd=ROOT, check=True, capture_output=True)
     resumed = subprocess.Popen(
         command("resume", work / "slow-jobs" / "killed"),
