@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from runner.results.scoring import ResultLine
 
 EXIT_OK = 0
@@ -18,17 +20,23 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def setting(*flags: str, help: str, env: str, default: str = "", metavar: str | None = None) -> Any:
+def setting(*flags: str, help: str, env: str = "", default: str = "", metavar: str | None = None) -> Any:
     """Declare an option for a setting. Its help names the environment variable and the default.
 
     The value is None where the option is not given, so that `load_config` can look further.
+
+    Args:
+        flags: The long one comes last.
+        env: The variable, unless it is named like the flag (CAPSTAN_MAX_RETRIES for --max-retries).
     """
-    return typer.Option(*flags, metavar=metavar, help=help_of(help, env=env, default=default))
+    variable = env or "CAPSTAN_" + flags[-1].removeprefix("--").replace("-", "_").upper()
+    text = f"{help} [env: {variable}]" + (f" [default: {default}]" if default else "")
+    return typer.Option(*flags, metavar=metavar, help=text)
 
 
-def help_of(text: str, *, env: str, default: str = "") -> str:
-    """Return an option's help with its environment variable and its default."""
-    return f"{text} [env: {env}]" + (f" [default: {default}]" if default else "")
+def given(context: typer.Context, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the options of a command that are named like a setting of the model."""
+    return {name: value for name, value in context.params.items() if name in model.model_fields}
 
 
 # Options that several commands have.
@@ -39,7 +47,6 @@ ConfigFile = Annotated[
         "--config",
         metavar="FILE",
         help="Read settings from this TOML file.",
-        env="CAPSTAN_CONFIG",
         default="capstan.toml",
     ),
 ]
@@ -53,7 +60,7 @@ Exclude = Annotated[
 ]
 AgentPath = Annotated[
     str | None,
-    setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop.", env="CAPSTAN_AGENT"),
+    setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop."),
 ]
 EnvironmentName = Annotated[
     str | None,
@@ -72,7 +79,6 @@ IsolationName = Annotated[
         "--isolation",
         metavar="KIND",
         help="process: beside the runner. dind: agent, engine and tasks in a container without a network.",
-        env="CAPSTAN_ISOLATION",
         default="process",
     ),
 ]
@@ -83,7 +89,6 @@ JobsDir = Annotated[
         "--jobs-dir",
         metavar="DIR",
         help="The folder that holds job folders.",
-        env="CAPSTAN_JOBS_DIR",
         default="jobs",
     ),
 ]

@@ -10,13 +10,6 @@ import typer
 from runner.cli.common import ConfigFile, JsonFlag
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("doctor")(doctor)
-    app.command("config")(show_settings)
-    app.command("cleanup")(cleanup)
-
-
 def doctor(
     tasks: Annotated[
         list[str] | None,

@@ -11,13 +11,6 @@ import typer
 from runner.cli.common import JobsDir, JsonFlag, print_json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("show")(show)
-    app.command("view")(view)
-    app.command("report")(report)
-
-
 def show(
     job: Annotated[
         Path | None, typer.Argument(metavar="JOB", help="A job's folder. [default: the newest]")
