@@ -43,24 +43,16 @@ def given(context: typer.Context, model: type[BaseModel]) -> dict[str, Any]:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 ConfigFile = Annotated[
     Path | None,
-    setting(
-        "--config",
-        metavar="FILE",
-        help="Read settings from this TOML file.",
-        default="capstan.toml",
-    ),
+    setting("--config", metavar="FILE", help="Read settings from this TOML file.", default="capstan.toml"),
 ]
 Include = Annotated[
-    list[str] | None,
-    typer.Option("-i", "--task", metavar="GLOB", help="Only tasks that match. Repeatable."),
+    list[str] | None, typer.Option("-i", "--task", metavar="GLOB", help="Only tasks that match. Repeatable.")
 ]
 Exclude = Annotated[
-    list[str] | None,
-    typer.Option("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable."),
+    list[str] | None, typer.Option("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable.")
 ]
 AgentPath = Annotated[
-    str | None,
-    setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop."),
+    str | None, setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop.")
 ]
 EnvironmentName = Annotated[
     str | None,
@@ -84,13 +76,7 @@ IsolationName = Annotated[
 ]
 JobsDir = Annotated[
     str | None,
-    setting(
-        "-o",
-        "--jobs-dir",
-        metavar="DIR",
-        help="The folder that holds job folders.",
-        default="jobs",
-    ),
+    setting("-o", "--jobs-dir", metavar="DIR", help="The folder that holds job folders.", default="jobs"),
 ]
 TaskPaths = Annotated[
     list[Path], typer.Argument(metavar="TASKS", help="Task directories, or directories of tasks.")

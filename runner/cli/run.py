@@ -43,12 +43,7 @@ def run(
     ] = None,
     model: Annotated[
         str | None,
-        setting(
-            "-m",
-            "--model",
-            help="live, record:FILE, replay:FILE or script:PATH.",
-            default="live",
-        ),
+        setting("-m", "--model", help="live, record:FILE, replay:FILE or script:PATH.", default="live"),
     ] = None,
     model_name: Annotated[
         str | None,
@@ -71,25 +66,17 @@ def run(
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None,
-        setting("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable."),
+        list[str] | None, setting("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable.")
     ] = None,
     limit: Annotated[
-        int | None,
-        setting("-l", "--limit", metavar="N", help="Only the first N tasks."),
+        int | None, setting("-l", "--limit", metavar="N", help="Only the first N tasks.")
     ] = None,
     attempts: Annotated[
-        int | None,
-        setting("-k", "--attempts", help="Attempts of each task.", default="1"),
+        int | None, setting("-k", "--attempts", help="Attempts of each task.", default="1")
     ] = None,
     concurrency: Annotated[
         int | None,
-        setting(
-            "-n",
-            "--concurrency",
-            help="Trials at once.",
-            default="as cores and memory allow",
-        ),
+        setting("-n", "--concurrency", help="Trials at once.", default="as cores and memory allow"),
     ] = None,
     environment: EnvironmentName = None,
     isolation: IsolationName = None,
@@ -109,12 +96,7 @@ def run(
         ),
     ] = None,
     max_retries: Annotated[
-        int | None,
-        setting(
-            "--max-retries",
-            help="Further tries after an infrastructure error.",
-            default="2",
-        ),
+        int | None, setting("--max-retries", help="Further tries after an infrastructure error.", default="2")
     ] = None,
     timeout_multiplier: Annotated[
         float | None, setting("--timeout-multiplier", help="Factor on every time limit.", default="1.0")

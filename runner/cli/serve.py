@@ -13,8 +13,7 @@ from runner.cli.common import AgentPath, ConfigFile, EnvironmentName, IsolationN
 def serve(
     context: typer.Context,
     service_host: Annotated[
-        str | None,
-        setting("--host", help="The address to bind.", env="SERVICE_HOST", default="127.0.0.1"),
+        str | None, setting("--host", help="The address to bind.", env="SERVICE_HOST", default="127.0.0.1")
     ] = None,
     service_port: Annotated[
         int | None,
@@ -48,13 +47,7 @@ def serve(
     ] = None,
     agent: AgentPath = None,
     model: Annotated[
-        str | None,
-        setting(
-            "-m",
-            "--model",
-            help="live, replay:FILE or script:PATH.",
-            default="live",
-        ),
+        str | None, setting("-m", "--model", help="live, replay:FILE or script:PATH.", default="live")
     ] = None,
     environment: EnvironmentName = None,
     isolation: IsolationName = None,
