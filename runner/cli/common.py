@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,7 +119,7 @@ def warn(message: str) -> None:
     sys.stderr.write(f"warning: {message}\n")
 
 
-def print_json(text: str) -> None:
-    """Print a JSON document on stdout, on one line."""
-    sys.stdout.write(text + "\n")
+def print_json(document: object) -> None:
+    """Print a JSON document on stdout, on one line and with sorted keys."""
+    sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
     sys.stdout.flush()

@@ -74,19 +74,16 @@ def report(
     typer.echo(f"{output}: {len(text.encode()):,} bytes")
 
 
-def job_document(directory: Path) -> str:
-    """Return `{"job_dir", "job", "trials"}` as JSON: the capstan.json of the job and of its trials."""
-    import json
-
+def job_document(directory: Path) -> dict[str, object]:
+    """Return `{"job_dir", "job", "trials"}`: the capstan.json of the job and of its trials."""
     from runner.jobs.results import read_job
 
     stored = read_job(directory)
-    document = {
+    return {
         "job_dir": str(directory),
         "job": stored.record.model_dump(mode="json"),
         "trials": [trial.model_dump(mode="json") for trial in stored.trials],
     }
-    return json.dumps(document, sort_keys=True)
 
 
 def _jobs_dir(flag: str | None) -> Path:

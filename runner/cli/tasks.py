@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, warn
+from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, print_json, warn
 
 app = typer.Typer(help="List, check and verify tasks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,7 +31,7 @@ def list_tasks(
             {"name": t.name, "path": str(t.path), "content_digest_sha256": t.digest} for t in tasks
         ]
         broken = [{"path": str(e.path), "problem": e.problem} for d in datasets for e in d.broken]
-        sys.stdout.write(json.dumps({"tasks": rows, "broken": broken}, sort_keys=True) + "\n")
+        print_json({"tasks": rows, "broken": broken})
         return
     from rich.table import Table
 

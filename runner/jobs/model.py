@@ -122,7 +122,7 @@ def default_upstream(config: RunConfig, secrets: Secrets) -> Upstream:
     if mode.path is not None and mode.name != "record" and not mode.path.exists():
         raise JobError(f"--model {mode}: {mode.path} does not exist")
     key = secrets.api_key.get_secret_value() if secrets.api_key else None
-    if mode.needs_key and key is None:
+    if not mode.canned and key is None:
         raise JobError(
             "DEEPSEEK_API_KEY is missing: set it in the environment or in .env, or run without a live "
             "model: --model script:examples/scripts"

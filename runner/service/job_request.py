@@ -112,7 +112,7 @@ class JobRequestBuilder:
         if llm.url is not None:
             changes["base_url"] = self._base_url(llm.url, llm.api_key)
         config = RunConfig.model_validate(self.base.model_dump() | changes)
-        needs_key = config.mode.needs_key and agent not in _BUILT_IN
+        needs_key = not config.mode.canned and agent not in _BUILT_IN
         if needs_key and llm.api_key is None and self.secrets.api_key is None:
             raise ServiceError(
                 422,
@@ -124,7 +124,7 @@ class JobRequestBuilder:
     def _base_url(self, requested: str, key: SecretStr | None) -> str:
         url = check_url(requested, self.settings)
         ours = self.base.base_url.rstrip("/")
-        if url != ours and key is None and self.base.mode.needs_key:
+        if url != ours and key is None and not self.base.mode.canned:
             # The service's own key must not be sent to another address.
             raise ServiceError(422, "key_missing", "llm_config.api_key: must be given where url is given")
         return url
