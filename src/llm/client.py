@@ -13,8 +13,8 @@ from src.config import Settings
 from src.llm.completion import Completion, ParseArguments, assistant_message
 from src.llm.errors import ContextOverflow, CostLimitReached, RetryableError
 from src.llm.messages import Conversation, canonical_json
-from src.llm.retry import Retrier, RetryPolicy, load_tenacity
-from src.llm.stream import Answer, StreamLimits, receive
+from src.llm.retry import Retrier, load_tenacity
+from src.llm.stream import Answer, receive
 from src.llm.transport import Transport
 from src.llm.usage import TokenCounter, Usage, UsageTotals, billing_profile, cost_of
 
@@ -69,15 +69,6 @@ class DeepSeekClient:
         self._log = log
         self._tenacity: object | None = None
         self._loading = asyncio.Lock()
-        self._limits = StreamLimits(
-            idle=settings.stream_idle_sec, queue=settings.stream_queue_sec, call=settings.call_timeout_sec
-        )
-        self._policy = RetryPolicy(
-            settings.max_retries,
-            settings.retry_base_sec,
-            settings.retry_max_sec,
-            settings.retry_after_max_sec,
-        )
 
     async def complete(
         self,
@@ -118,7 +109,7 @@ class DeepSeekClient:
             body = _request_body(self._settings, conversation, tools_wire, output_tokens)
             answer, start = Answer(), self._now()
             try:
-                await receive(transport, body, answer, self._limits, time_left())
+                await receive(transport, body, answer, self._settings, time_left())
             except Exception:
                 await self._record_failure(answer, prompt_tokens, start)
                 raise
@@ -141,7 +132,9 @@ class DeepSeekClient:
                 duration_sec=self._clock() - began,
             )
 
-        retrier = Retrier(self._policy, self._sleep, self._random, time_left, self._log_retry, self._tenacity)
+        retrier = Retrier(
+            self._settings, self._sleep, self._random, time_left, self._log_retry, self._tenacity
+        )
         return await retrier.run(attempt)
 
     async def aclose(self) -> None:

@@ -55,13 +55,13 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
                 return replace(operation, path=path, move_to=self.context.relative_path(operation.move_to))
             return replace(operation, path=path)
 
-        return Patch(tuple(normal(operation) for operation in patch.operations))
+        return tuple(normal(operation) for operation in patch)
 
     async def _contents(self, patch: Patch) -> dict[str, bytes]:
         workspace = self.context.workspace
         contents: dict[str, bytes] = {}
         created = _created(patch)
-        for operation in patch.operations:
+        for operation in patch:
             for path in _paths(operation):
                 entry = await workspace.stat(path)
                 if entry is None:
@@ -124,5 +124,5 @@ def _paths(operation: Operation) -> list[str]:
 
 def _created(patch: Patch) -> set[str]:
     """Return the paths that the patch itself creates."""
-    created = {op.move_to for op in patch.operations if isinstance(op, UpdateFile) and op.move_to is not None}
-    return created | {op.path for op in patch.operations if isinstance(op, AddFile)}
+    created = {op.move_to for op in patch if isinstance(op, UpdateFile) and op.move_to is not None}
+    return created | {op.path for op in patch if isinstance(op, AddFile)}

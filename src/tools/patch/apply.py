@@ -41,7 +41,7 @@ def apply_patch(patch: Patch, files: Mapping[str, bytes]) -> Outcome:
         PatchError: An operation does not fit its file.
     """
     state = _State(dict(files))
-    for operation in patch.operations:
+    for operation in patch:
         state.apply(operation)
     changes = tuple(
         Change(path, files.get(path), state.files.get(path), state.origins.get(path), state.modes.get(path))
