@@ -87,7 +87,6 @@ def job_document(directory: Path) -> dict[str, object]:
 
 
 def _jobs_dir(flag: str | None) -> Path:
-    """Return the folder in which `run` puts jobs."""
     from runner.config import load_config
 
     return Path(load_config({"jobs_dir": flag}).config.jobs_dir)

@@ -167,7 +167,6 @@ class IsolatedExecutor:
         return None
 
     async def _started(self, context: JobContext) -> Link:
-        """Return the link to the inner side, which the first trial starts."""
         async with self._starting:
             if self._failure is not None:
                 raise self._failure

@@ -49,10 +49,7 @@ class AgentStore:
             return None
 
     async def add(self, data: bytes) -> str:
-        """Check and store a ZIP. Return its name, `sha256:…`.
-
-        Raises ServiceError with every rule that the ZIP breaks.
-        """
+        """Check and store a ZIP. Return its name, `sha256:…`. ServiceError has all findings."""
         if len(data) > MAX_ZIP_BYTES:
             message = f"the agent's ZIP may have {MAX_ZIP_BYTES:,} bytes at most"
             raise ServiceError(413, "zip_too_large", message)

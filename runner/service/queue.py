@@ -192,7 +192,6 @@ class JobQueue:
         return entry.ended or entry.state == "waiting_for_key" or self.stopping
 
     def _start_queued(self) -> None:
-        """Start queued jobs while there is room."""
         if self.stopping:
             return
         room = self._settings.thread_pool_max_workers - len(self._running)

@@ -55,7 +55,6 @@ class JobList(BaseModel):
 
 
 def _errors(*codes: int) -> dict[int | str, dict[str, object]]:
-    """Return the error responses of a route for the schema."""
     descriptions = {
         401: "The token is missing or wrong.",
         403: "The request comes from another site, or names another host.",

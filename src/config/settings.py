@@ -26,10 +26,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseModel):
-    """All settings of a run.
-
-    Each can be passed to `Agent(...)` by name, as Harbor's `--ak` does.
-    """
+    """All settings of a run. Each can be passed to `Agent(...)` by name, as by Harbor's `--ak`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -82,10 +82,7 @@ class Answer:
         return [text for text in (self.reasoning, self.content, *calls) if text]
 
     def _call(self, delta: CallDelta) -> PartialCall:
-        """Return the call that a delta belongs to.
-
-        Without an index that is the last call, unless the delta has another id.
-        """
+        """Return a delta's call: without an index the last one, unless the delta has another id."""
         if delta.index is None:
             if self._calls and delta.id in ("", self._calls[-1][1].id):
                 return self._calls[-1][1]

@@ -144,10 +144,7 @@ class BudgetWatch:
         return texts
 
     def _due(self, limit: str, share: float) -> str | None:
-        """Return the advice for the highest new fraction that was passed.
-
-        Lower ones are skipped.
-        """
+        """Return the advice for the highest new fraction that was passed, skipping lower ones."""
         marks = (*BUDGET_FRACTIONS, 1.0)
         passed = [mark for mark in marks if share >= mark and (limit, mark) not in self._given]
         if not passed:
@@ -167,10 +164,7 @@ class StallVerdict:
 
 
 class StallWatch:
-    """Detects identical calls, errors and waiting over many turns.
-
-    Progress resets the reminders.
-    """
+    """Detects repeated calls, errors and waiting over many turns. Progress resets the reminders."""
 
     def __init__(self, repeat_limit: int) -> None:
         self._repeat_limit = repeat_limit

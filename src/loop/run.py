@@ -60,10 +60,7 @@ class AgentRun:
     _loop: AgentLoop | None = field(init=False, default=None)
 
     async def execute(self) -> str:
-        """Run the agent and return one line about the run.
-
-        Never raises, not even when cancelled.
-        """
+        """Run the agent and return one line about the run. Never raises, even when cancelled."""
         try:
             end = await self._run()
         except asyncio.CancelledError:

@@ -84,10 +84,7 @@ async def search_lines(workspace: Workspace, pattern: str, path: str, *, limit: 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Files with a matching line, sorted.
-
-    Some may be binary, unless the path `named` a file itself.
-    """
+    """Files with a matching line, sorted. If `named`, the path was a file; others may be binary."""
 
     files: list[str]
     named: bool

@@ -29,10 +29,7 @@ _PREFIX = re.compile(r"[abciow]/")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers of an `@@` line.
-
-    `old_start` is from 1; without old lines, it is the line to add before.
-    """
+    """The numbers of an `@@` line. Without old lines, `old_start` (from 1) is where to add."""
 
     old_start: int
     old_count: int
@@ -63,10 +60,7 @@ class _File:
 
 
 def parse_unified(lines: NumberedLines) -> Patch:
-    """Return the operations in the numbered lines of a unified diff.
-
-    Raise PatchError if it is invalid.
-    """
+    """Return the operations in the numbered lines of a unified diff. Raises PatchError."""
     files: list[_File] = []
     at = 0
     while at < len(lines):

@@ -23,10 +23,7 @@ _PLAIN = re.compile(r"[ -~]*")
 
 
 def encode(data: bytes, encoding: str) -> str:
-    """Return bytes as `decode` in core.sh reads them.
-
-    Only the octal form's backslashes need quoting.
-    """
+    """Return bytes as `decode` in core.sh reads them. Only octal backslashes need quoting."""
     if encoding == "base64":
         return base64.b64encode(data).decode("ascii")
     return "".join(_OCTAL[byte] for byte in data)

@@ -180,8 +180,5 @@ class Workspace:
         await self._files.remove(self.resolve(path))
 
     async def list_dir(self, path: str, *, depth: int) -> list[DirEntry]:
-        """Return entries down to `depth` levels, links not followed, sorted by path.
-
-        At most 4 MiB of names are returned.
-        """
+        """Return entries `depth` levels down, sorted by path; links not followed, at most 4 MiB."""
         return await self._files.list_dir(self.resolve(path), depth)
