@@ -45,8 +45,6 @@ class Resolved:
     """The settings of a job, with the origin of each.
 
     Attributes:
-        config: The settings.
-        secrets: The secrets.
         origins: The origin of each setting, by its name.
         key_origin: The origin of the API key. None: there is no key.
     """

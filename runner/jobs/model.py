@@ -128,17 +128,14 @@ def default_upstream(config: RunConfig, secrets: Secrets) -> Upstream:
             "model: --model script:examples/scripts"
         )
     try:
-        match mode.name:
-            case "script":
-                assert mode.path is not None
-                return ScriptUpstream(mode.path)
-            case "live":
+        match mode.name, mode.path:
+            case "script", Path() as path:
+                return ScriptUpstream(path)
+            case "replay", Path() as path:
+                return ReplayUpstream(path)
+            case "record", Path() as path:
+                return RecordUpstream(LiveUpstream(config.base_url, key or ""), path)
+            case _:
                 return LiveUpstream(config.base_url, key or "")
-            case "record":
-                assert mode.path is not None
-                return RecordUpstream(LiveUpstream(config.base_url, key or ""), mode.path)
-            case "replay":
-                assert mode.path is not None
-                return ReplayUpstream(mode.path)
     except (ScriptError, CassetteError, OSError, ValueError) as error:
         raise JobError(f"--model {mode}: {error}") from None

@@ -107,10 +107,6 @@ def regular_file_inside(root: Path, relative: str) -> Path | None:
 
     A path that leads through a symbolic link is refused, because an agent can create links to any
     place on this machine.
-
-    Args:
-        root: The folder.
-        relative: A relative path that came from outside.
     """
     if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
         return None

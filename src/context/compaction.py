@@ -39,7 +39,6 @@ def split(messages: Sequence[Message], head_size: int | None = None) -> HistoryP
     """Split a history at its assistant messages.
 
     Args:
-        messages: The history.
         head_size: Number of messages in the head. Pass it for a rewritten history, whose notes and
             summaries follow the head; they become an exchange of their own.
     """

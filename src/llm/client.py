@@ -33,15 +33,12 @@ class DeepSeekClient:
     One instance belongs to one run, and `spent` is what the run has used.
 
     Args:
-        settings: Settings of the run.
         counter: Counts tokens where the server reports no usage.
         parse_arguments: Turns the model's raw arguments into the text of a JSON object.
         transport: Sends the requests. By default it is made on the first call.
-        sleep: Waits between attempts.
         random: Returns a random number in [0, 1).
         clock: Returns the seconds of a monotonic clock.
         now: Returns the current moment, for peak prices.
-        log: Receives the retries.
     """
 
     def __init__(
@@ -82,7 +79,6 @@ class DeepSeekClient:
         """Return the model's answer to the conversation.
 
         Args:
-            conversation: The history to send.
             tools_wire: The `tools` array as JSON, or None.
             prompt_tokens: Our own count of the prompt, for the cost limit and for calls without
                 usage.

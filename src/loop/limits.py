@@ -74,18 +74,18 @@ def known_deadline(extra: Mapping[str, Any], context: object, logs_dir: Path | N
     trial's config.json, which Harbor keeps beside `logs_dir`. Of the latter only an explicit
     override counts: the agent must not read the task's own folder.
     """
-    for source in (extra, _as_mapping(context)):
-        for key in DEADLINE_KEYS:
-            seconds = _seconds(source.get(key))
-            if seconds is not None:
-                return seconds
+    given = [extra.get(key) for key in DEADLINE_KEYS] + [context_value(context, key) for key in DEADLINE_KEYS]
+    for value in given:
+        if (seconds := _seconds(value)) is not None:
+            return seconds
     return None if logs_dir is None else _from_trial_config(logs_dir.parent / "config.json")
 
 
-def _as_mapping(context: object) -> Mapping[str, Any]:
+def context_value(context: object, name: str) -> Any:
+    """Return a key of the driver's context, or an attribute if it is no mapping; else None."""
     if isinstance(context, Mapping):
-        return cast("Mapping[str, Any]", context)
-    return {key: getattr(context, key, None) for key in DEADLINE_KEYS}
+        return cast("Mapping[str, Any]", context).get(name)
+    return getattr(context, name, None)
 
 
 def _from_trial_config(path: Path) -> float | None:

@@ -16,7 +16,7 @@ from src.config import Settings, SettingsError, load_settings
 from src.context import ContextManager, load_counter
 from src.llm import DeepSeekClient, ModelError, TokenCounter, UsageTotals
 from src.llm.messages import Conversation, Message
-from src.loop.limits import Deadline, known_deadline
+from src.loop.limits import Deadline, context_value, known_deadline
 from src.loop.loop import AgentLoop, EndReason, RunEnd
 from src.text import Redactor, one_line
 from src.tools import HarborToolRegistry
@@ -120,8 +120,9 @@ class AgentRun:
     def _settings(self) -> Settings:
         names = Settings.model_fields.keys() - _VARIABLES
         overrides = {name: self.extra[name] for name in names if self.extra.get(name) is not None}
-        extra_env = self.extra.get("extra_env")
-        return load_settings(context_env(self.context), extra_env, os.environ, self.model_name, overrides)
+        env = context_value(self.context, "env")
+        env = cast("Mapping[str, str]", env) if isinstance(env, Mapping) else None
+        return load_settings(env, self.extra.get("extra_env"), os.environ, self.model_name, overrides)
 
     async def _assemble(
         self,
@@ -199,15 +200,6 @@ class AgentRun:
             if hasattr(self.context, name):
                 with contextlib.suppress(Exception):  # a frozen or validating object may refuse
                     setattr(self.context, name, value)
-
-
-def context_env(context: object) -> Mapping[str, str] | None:
-    """Return the context's variables: `.env` of an object or the key "env" of a dict, else None."""
-    if isinstance(context, Mapping):
-        env = cast("Mapping[str, Any]", context).get("env")
-    else:
-        env = getattr(context, "env", None)
-    return cast("Mapping[str, str]", env) if isinstance(env, Mapping) else None
 
 
 def summary_line(end: RunEnd, steps: int, totals: UsageTotals | None) -> str:

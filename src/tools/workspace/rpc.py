@@ -157,7 +157,6 @@ class ContainerRpc:
         Args:
             method: A function `rpc_METHOD` of the script.
             arguments: Its arguments. Bytes are a payload, which is encoded for the container.
-            timeout_sec: Seconds that the exec may take.
             reinstall: Install the script again, once, if the scratch directory was deleted. Nothing
                 of the request was run then.
 

@@ -103,7 +103,6 @@ class Workspace:
         cancelled, the command is stopped.
 
         Args:
-            command: A command line or script.
             cwd: The working directory; by default `facts.cwd`.
             timeout_sec: The time limit in seconds; by default the setting.
             max_bytes: Bytes of the output that are returned.
