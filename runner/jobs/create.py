@@ -86,9 +86,9 @@ async def resume_job(
 ) -> AsyncGenerator[Job]:
     """Resume the job in `path`. `config`, where given, must be the one it began with.
 
-    Raises JobChanged where the settings, the agent or a task are no longer the same.
+    Raises JobError where the settings, the agent or a task are no longer the same.
     """
-    directory = JobDirectory(path.resolve())
+    directory = JobDirectory(await asyncio.to_thread(path.resolve))
     lock = read_lock(directory.lock)
     given = config or lock.config
     tasks = await asyncio.to_thread(

@@ -90,9 +90,7 @@ class Job:
             if place := directory.set_aside(trial.trial_name):
                 self._note(f"{trial.trial_name} was interrupted before: what it left is in {place}")
             plans.append(
-                TrialPlan(
-                    trial_name=trial.trial_name, attempt=trial.attempt, task=self._tasks[trial.task]
-                )
+                TrialPlan(trial_name=trial.trial_name, attempt=trial.attempt, task=self._tasks[trial.task])
             )
         return plans
 

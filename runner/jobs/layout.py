@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runner.jobs.errors import JobBusy, JobError
+from runner.jobs.errors import JobError
 from runner.results import ResultFolder, TrialFiles, TrialRecord, sync_directory
 
 SET_ASIDE = "set-aside"
@@ -51,7 +51,7 @@ class JobDirectory(ResultFolder):
     def claim(self) -> Generator[None]:
         """Hold the folder for this process. The kernel releases it when the process dies in any way.
 
-        Raises JobBusy where another process holds it.
+        Raises JobError where another process holds it.
         """
         descriptor = os.open(self.root / RUNNING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -59,7 +59,7 @@ class JobDirectory(ResultFolder):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                raise JobBusy(f"{self.root}: the runner with process id {holder} works here") from None
+                raise JobError(f"{self.root}: the runner with process id {holder} works here") from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -76,7 +76,7 @@ class JobDirectory(ResultFolder):
         return None if record is None or record.status == "cancelled" else record
 
     def read(self, trial_name: str) -> TrialRecord | None:
-        """Return the record of a trial that has ended or was interrupted; None where there is no complete one."""
+        """Return the record of a trial that ended or was interrupted; None if it is incomplete."""
         files = self.trial(trial_name)
         if not files.result.is_file():
             return None
@@ -86,7 +86,7 @@ class JobDirectory(ResultFolder):
             return None
 
     def set_aside(self, trial_name: str) -> str | None:
-        """Move the folder of a failed or incomplete trial aside, as evidence. Return its new relative path."""
+        """Move the folder of a failed or incomplete trial aside. Return its new relative path."""
         source = self.root / trial_name
         if not source.exists():
             return None

@@ -128,8 +128,7 @@ def serve(index: JobIndex, host: str, port: int) -> None:
     app.include_router(make_pages(index))
     _add_not_found(app)
     app.add_middleware(AccessMiddleware, host=host)
-    listener = listen(host, port)
-    try:
+    with listen(host, port) as listener:
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False
         )
@@ -139,5 +138,3 @@ def serve(index: JobIndex, host: str, port: int) -> None:
         sys.stderr.flush()
         exit_cleanly_on_signals()
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
-    finally:
-        listener.close()

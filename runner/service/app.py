@@ -16,7 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
 from runner.config import RunConfig, Secrets
-from runner.jobs import JobBusy
+from runner.jobs import JobError
 from runner.pages.index import JobIndex
 from runner.pages.web import make_pages
 from runner.service.agent_store import AgentStore
@@ -64,7 +64,7 @@ _DESCRIPTION = """Runs agents on Terminal-Bench tasks and returns their results.
 def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> FastAPI:
     """Return the ASGI app. It runs queued jobs while it is started.
 
-    Starting it raises JobBusy if another service uses the same folder of jobs. Stopping it ends
+    Starting it raises JobError if another service uses the same folder of jobs. Stopping it ends
     running trials cleanly.
 
     Args:
@@ -117,13 +117,13 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
 
 @contextmanager
 def _locked(folder: Path) -> Generator[None]:
-    """Hold the folder's lock. The kernel releases it however the process ends. Raises JobBusy."""
+    """Hold the folder's lock. The kernel releases it however the process ends. Raises JobError."""
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise JobBusy(f"{folder.parent}: another service works here") from None
+            raise JobError(f"{folder.parent}: another service works here") from None
         yield
     finally:
         os.close(descriptor)

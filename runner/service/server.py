@@ -29,8 +29,7 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
     if base.mode.name == "record":  # jobs run concurrently, and a cassette belongs to one job
         raise ConfigError("--model record: the service does not record; use live, or `capstan run`")
     _start_log(settings.log_level)
-    listener = listen(settings.service_host, settings.service_port)
-    try:
+    with listen(settings.service_host, settings.service_port) as listener:
         app = create_app(settings, base, secrets)
         config = uvicorn.Config(
             app,
@@ -52,8 +51,6 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
         sys.stderr.flush()
         exit_cleanly_on_signals()
         asyncio.run(server.serve(sockets=[listener]))
-    finally:
-        listener.close()
 
 
 class _Server(uvicorn.Server):

@@ -14,8 +14,6 @@ import pytest
 from runner.config import RunConfig, Secrets
 from runner.jobs import (
     Job,
-    JobBusy,
-    JobChanged,
     JobContext,
     JobDirectory,
     JobError,
@@ -25,8 +23,8 @@ from runner.jobs import (
     create_job,
     resume_job,
 )
-from runner.jobs.results import JobResultWriter
 from runner.jobs.lock import make_lock, read_lock
+from runner.jobs.results import JobResultWriter
 from runner.jobs.tasks import load_tasks
 from runner.results import TrialRecord
 from runner.results.harbor import JobConfig, JobResult
@@ -215,7 +213,7 @@ async def test_an_interrupted_job_says_so_and_goes_on_where_it_stopped(tmp_path:
     before = {p: p.stat().st_mtime_ns for p in root.glob("[ab]__*/result.json")}
     assert len(before) == 2 and not marker.exists()
 
-    with pytest.raises(JobChanged, match="task slow has changed"):
+    with pytest.raises(JobError, match="task slow has changed"):
         # Even a solution is part of the task: another one is another job.
         write_task(tasks / "slow")
         async with resume_job(root, Secrets(), HOST):
@@ -268,7 +266,7 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
     root = job.context.directory.root
 
     async def refused(given: RunConfig) -> str:
-        with pytest.raises(JobChanged) as caught:
+        with pytest.raises(JobError) as caught:
             async with create_job(given, Secrets(), HOST):
                 pass
         assert "\n" not in str(caught.value)
@@ -287,7 +285,7 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
 async def test_two_runners_do_not_work_in_one_folder(tmp_path: Path) -> None:
     config = settings(tmp_path, write_task(tmp_path / "task"), job_name="one")
     async with create_job(config, Secrets(), HOST) as job:
-        with pytest.raises(JobBusy, match="process id"):
+        with pytest.raises(JobError, match="process id"):
             async with resume_job(job.context.directory.root, Secrets(), HOST):
                 pass
         await job.run()
