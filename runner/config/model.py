@@ -50,11 +50,7 @@ class ModelMode:
 
 
 def parse_model_mode(text: str) -> ModelMode:
-    """Parse `live`, `record:FILE`, `replay:FILE` or `script:PATH`.
-
-    Raises:
-        ValueError: The text is none of these.
-    """
+    """Parse `live`, `record:FILE`, `replay:FILE` or `script:PATH`. Raises ValueError."""
     name, _, path = text.partition(":")
     if name == "live" and not path:
         return ModelMode("live")

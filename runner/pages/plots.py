@@ -42,8 +42,7 @@ def reward_against_cost(points: Sequence[tuple[float, float]]) -> str:
 
 
 def context_size(
-    sizes: Sequence[tuple[int, int]],
-    compactions: Sequence[tuple[int, CompactionKind]] = (),
+    sizes: Sequence[tuple[int, int]], compactions: Sequence[tuple[int, CompactionKind]] = ()
 ) -> str:
     """Plot the prompt tokens of each model call and the rewrites of the history, by step number.
 

@@ -86,8 +86,7 @@ def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
         if other is None:
             return not_found("There is no second job with this name.")
         return with_job(
-            a,
-            lambda path: page("compare.html", names=names, a=a, b=b, comparison=compare(path, other)),
+            a, lambda path: page("compare.html", names=names, a=a, b=b, comparison=compare(path, other))
         )
 
     @pages.get("/jobs/{job}/trials/{trial}/files/{file:path}")

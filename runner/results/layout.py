@@ -61,11 +61,7 @@ class TrialFiles(ResultFolder):
         return self.root / "artifacts"
 
     def create(self) -> None:
-        """Create the folders.
-
-        Raises:
-            FileExistsError: The trial's folder exists already.
-        """
+        """Create the folders. Raises FileExistsError if the trial's folder exists already."""
         self.root.mkdir(parents=True)
         for folder in (self.agent, self.verifier, self.artifacts):
             folder.mkdir()

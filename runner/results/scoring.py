@@ -106,11 +106,7 @@ def dataset_pass_at_k(passes: Mapping[str, Sequence[bool]]) -> dict[int, float]:
 
 
 def summarise(records: Iterable[TrialRecord], *, n_total: int) -> JobSummary:
-    """Return the statistics of a job from its ended trials.
-
-    Raises:
-        ValueError: More trials ended than were planned.
-    """
+    """Return a job's statistics. Raises ValueError if more trials ended than were planned."""
     ended = list(records)
     if len(ended) > n_total:
         raise ValueError(f"{len(ended)} trials ended, {n_total} were planned")

@@ -162,11 +162,7 @@ class JobQueue:
         return self._store.get(job_id)
 
     async def wait(self, job_id: str) -> JobEntry:
-        """Wait for the end of a job and return it.
-
-        Raises:
-            ServiceError: The service stops first, or the job needs its key again.
-        """
+        """Return a job once it has ended. Raises ServiceError if it cannot go on before that."""
         async for _ in self.follow(job_id):
             pass
         entry = self._store.get(job_id)

@@ -136,12 +136,7 @@ class JobRequest(BaseModel):
         examples=["my-agent.zip"],
     )
     llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
-    max_steps: int | None = Field(
-        None,
-        gt=0,
-        le=100_000,
-        description="model calls that may run tools",
-    )
+    max_steps: int | None = Field(None, gt=0, le=100_000, description="model calls that may run tools")
     cost_limit_usd: float | None = Field(
         None, gt=0, le=1e6, allow_inf_nan=False, description="US dollars a trial may cost"
     )

@@ -279,7 +279,7 @@ def _job_body() -> dict[str, object]:
                         "job": {"type": "string", "description": "the job, as JSON"},
                         "agent": {"type": "string", "format": "binary", "description": "a ZIP"},
                     },
-                },
+                }
             },
         },
     }

@@ -243,12 +243,7 @@ def _request_body(
     `max_tokens`, which is not part of the prompt, may vary from call to call: the provider's prefix
     cache would miss otherwise.
     """
-    parts = [
-        b'{"model":',
-        canonical_json(settings.model),
-        b',"messages":',
-        conversation.wire(),
-    ]
+    parts = [b'{"model":', canonical_json(settings.model), b',"messages":', conversation.wire()]
     if tools_wire and tools_wire != b"[]":
         parts += [b',"tools":', tools_wire]
     parts += [b',"stream":true,"stream_options":{"include_usage":true},"max_tokens":', b"%d" % max_tokens]

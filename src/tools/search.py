@@ -52,11 +52,7 @@ class SearchResult:
 async def search_files(
     workspace: Workspace, pattern: str, path: str, *, include: str | None, limit: int
 ) -> SearchResult:
-    """Return the files with at least one matching line, at most `limit`.
-
-    Raises:
-        ToolError: The program refuses the pattern, or the path does not exist.
-    """
+    """Return at most `limit` files with a matching line. Raises ToolError."""
     candidates = await _find(workspace, pattern, path, include)
     hits: list[Hit] = []
     for batch in _batches(candidates.files):

@@ -29,11 +29,7 @@ class _Edit:
 
 
 def apply_hunks(path: str, text: FileText, hunks: Sequence[Hunk]) -> Patched:
-    """Return the text with every hunk applied.
-
-    Raises:
-        PatchError: A hunk does not fit. The message names the hunk, the line and the nearest lines.
-    """
+    """Return the text with every hunk applied. Raises PatchError for one that does not fit."""
     file_lines = FileLines([line.text for line in text.lines])
     edits: list[_Edit] = []
     notes: list[str] = []

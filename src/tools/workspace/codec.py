@@ -35,11 +35,7 @@ def capacity(characters: int, encoding: str) -> int:
 
 
 def decode(text: str, encoding: str) -> bytes:
-    """Return the bytes that `encode` in core.sh printed.
-
-    Raises:
-        WorkspaceError: The text was changed on its way.
-    """
+    """Return the bytes that `encode` in core.sh printed. Raises WorkspaceError for other text."""
     try:
         if encoding == "base64":
             return binascii.a2b_base64(text)

@@ -8,12 +8,7 @@ from src.tools.workspace.errors import ForbiddenPath, WorkspaceError
 
 # The agent's own mount, the verifier's files, the reference solution, the verdict. scripts/files.sh
 # has the same list and applies it to the targets of links.
-FORBIDDEN = (
-    "/workspace/agent",
-    "/tests",
-    "/solution",
-    "/logs/verifier",
-)
+FORBIDDEN = ("/workspace/agent", "/tests", "/solution", "/logs/verifier")
 
 
 def is_forbidden(path: str) -> bool:
