@@ -33,13 +33,7 @@ class OpenExecutor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class JobHost:
-    """What a job takes from the program that it runs in.
-
-    Attributes:
-        open_executor: Opens where trials run. The service gives one that all its jobs share.
-        docker: Where images come from and how containers reach the network.
-        make_upstream: Makes the source of model answers.
-    """
+    """What a job takes from the program that it runs in. The service's jobs share one executor."""
 
     open_executor: OpenExecutor
     docker: DockerSettings

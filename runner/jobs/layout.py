@@ -12,7 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runner.jobs.errors import JobError
-from runner.results import ResultFolder, TrialFiles, TrialRecord, sync_directory
+from runner.results import TrialRecord
+from runner.results.layout import ResultFolder, TrialFiles, sync_directory
 
 SET_ASIDE = "set-aside"
 RUNNING = ".running"

@@ -115,9 +115,7 @@ class TrialPage:
 class TrialPair:
     """The same attempt at the same task in two jobs.
 
-    Attributes:
-        comparable: Both trials have a trajectory.
-        differs_at: The number of the first step that differs, or None.
+    They are `comparable` if both have a trajectory. It differs from step `differs_at` on, if at all.
     """
 
     task: str

@@ -17,12 +17,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class AgentStore:
-    """Finds agents by name and stores uploads by digest.
-
-    Attributes:
-        folder: AGENTS_DIR, which the operator fills.
-        uploads: The folder of uploaded ZIPs.
-    """
+    """Finds agents by name in `folder` (AGENTS_DIR) and stores uploaded ZIPs by digest."""
 
     folder: Path
     uploads: Path

@@ -41,12 +41,7 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class JobRequestBuilder:
-    """Turns requests into jobs for the queue.
-
-    Attributes:
-        base: The settings that requests leave open.
-        secrets: The service's own key.
-    """
+    """Turns requests into jobs for the queue. `base` has the settings that requests leave open."""
 
     base: RunConfig
     secrets: Secrets

@@ -116,12 +116,7 @@ class Workspace:
         return await self._commands.run(command, cwd=directory, limit_sec=limit, max_bytes=max_bytes)
 
     async def query(self, script: str, args: Sequence[str] = (), *, timeout_sec: float = 30.0) -> bytes:
-        """Return the exact stdout of a POSIX sh script, at most 64 MiB.
-
-        Args:
-            script: The script. It runs in `facts.cwd`.
-            args: Its arguments, $1 and so on.
-            timeout_sec: The time limit in seconds.
+        """Return the exact stdout of a POSIX sh script that runs in `facts.cwd`, at most 64 MiB.
 
         Raises:
             WorkspaceError: The script did not exit with 0; the message is its stderr.
