@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from runner.results.scoring import ResultLine
+    from runner.tasks import Dataset
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -107,6 +108,15 @@ class ResultLineOnce:
 
             known = Reason.CANCELLED if interrupted else Reason(reason) if reason else Reason.JOB_FAILED
             self.print(failed_line(known))
+
+
+def load_datasets(
+    paths: list[Path], include: list[str] | None, exclude: list[str] | None, limit: int | None = None
+) -> list[Dataset]:
+    """Load the tasks of each path, as the options choose them."""
+    from runner.tasks import load_dataset
+
+    return [load_dataset(path, include=include or (), exclude=exclude or (), limit=limit) for path in paths]
 
 
 def fail(message: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, print_json
+from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, load_datasets, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -166,11 +166,8 @@ async def _engine() -> Engine:
 
 def _load(paths: list[Path], include: list[str] | None, exclude: list[str] | None) -> list[Task]:
     """Load the tasks. Broken ones are reported on stderr."""
-    from runner.tasks import load_dataset
-
     tasks: list[Task] = []
-    for path in paths:
-        dataset = load_dataset(path, include=include or (), exclude=exclude or ())
+    for dataset in load_datasets(paths, include, exclude):
         for error in dataset.broken:
             fail(str(error))
         tasks.extend(dataset.tasks)

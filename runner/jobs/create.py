@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from runner.agents import AgentFactory, PackageError, load_agent
 from runner.config import RunConfig, Secrets, redactor
@@ -22,13 +21,13 @@ from runner.jobs.model import MakeUpstream, default_upstream, open_model
 from runner.jobs.tasks import JobTask, load_tasks, reload_task
 from runner.results import Reason, local_now, write_model
 
+OpenExecutor = Callable[
+    [RunConfig, Sequence[JobTask], DockerSettings, Callable[..., None]], AbstractAsyncContextManager[Executor]
+]
+"""Opens where a job's trials run. The last argument reports lines for a person.
 
-class OpenExecutor(Protocol):
-    """Opens where a job's trials run. `note` reports lines for a person. Raises JobError, TaskError."""
-
-    def __call__(
-        self, config: RunConfig, tasks: Sequence[JobTask], docker: DockerSettings, note: Callable[..., None]
-    ) -> AbstractAsyncContextManager[Executor]: ...
+Raises JobError, TaskError.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

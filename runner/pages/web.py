@@ -112,20 +112,16 @@ def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
     return pages
 
 
-def _add_not_found(app: FastAPI) -> None:
-    """Answer every other address with a page."""
+def serve(index: JobIndex, host: str, port: int) -> None:
+    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if binding the address fails."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(make_pages(index))
 
     @app.exception_handler(404)
     async def _(_: Request, __: Exception) -> HTMLResponse:
         text = render("not_found.html", api=False, message="There is nothing at this address.")
         return HTMLResponse(text, status_code=404, headers=HEADERS)
 
-
-def serve(index: JobIndex, host: str, port: int) -> None:
-    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if binding the address fails."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(make_pages(index))
-    _add_not_found(app)
     app.add_middleware(AccessMiddleware, host=host)
     with listen(host, port) as listener:
         config = uvicorn.Config(

@@ -87,7 +87,7 @@ class ContextManager:
                 continue
             force = False
             kind, messages, text = rewritten
-            conversation = conversation.rewritten(messages)
+            conversation = Conversation(messages)
             self._sizes.forget(conversation)
             events.append(CompactionEvent(kind, before, self.size(conversation), text))
         if (size := self.size(conversation)) > self._settings.usable_tokens:

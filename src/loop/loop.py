@@ -218,7 +218,7 @@ class AgentLoop:
             return RunEnd(EndReason.MODEL_ERROR, str(error))
         self._repaired = True
         self.log.warning("history refused, last exchange dropped: %s", error)
-        self.conversation = self.conversation.rewritten(messages[:last])
+        self.conversation = Conversation(messages[:last])
         self._add_user(prompt("lost_turn"))
         return None
 
