@@ -156,10 +156,7 @@ class RunConfig(BaseModel):
         return self.timeout_multiplier if own is None else own
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that must be equal for a job to be resumed.
-
-        The job's folder and the number of trials at once may differ.
-        """
+        """Return the settings that must be equal for a job to be resumed."""
         values = self.model_dump(mode="json", exclude={"jobs_dir", "job_name", "concurrency"})
         for name in _LATER_SETTINGS:
             if values[name] is None:

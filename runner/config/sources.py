@@ -42,12 +42,7 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings of a job, with the origin of each.
-
-    Attributes:
-        origins: The origin of each setting, by its name.
-        key_origin: The origin of the API key. None: there is no key.
-    """
+    """The settings of a job, and where each came from. `key_origin` is None without an API key."""
 
     config: RunConfig
     secrets: Secrets

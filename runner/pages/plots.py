@@ -122,11 +122,7 @@ def _chart(kind: type[pygal.Graph], *, height: int = 320, **options: object) -> 
 
 
 def _svg(chart: pygal.Graph, title: str, description: str, *, series: Sequence[str] = ()) -> str:
-    """Return the chart without what a strict policy refuses, and with a text for screen readers.
-
-    Args:
-        series: The kind of each series, which gets the class `is-<kind>`.
-    """
+    """Return the chart without what a strict policy refuses. `series` names their kinds."""
     root = ET.fromstring(chart.render(is_unicode=True))
     number = next(_plot_numbers)
     _remove_active_content(root)

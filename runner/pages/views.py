@@ -198,12 +198,7 @@ def job_page(path: Path) -> JobPage:
 
 
 def trial_page(path: Path, trial: str) -> TrialPage:
-    """Read the page of a trial of the job in `path`.
-
-    Raises:
-        JobError: The folder is not a job's.
-        KeyError: The job has no such trial.
-    """
+    """Read a trial's page. Raises JobError for a folder that is no job's, KeyError for no trial."""
     job = job_page(path)
     row = next((row for row in job.trials if row.name == trial), None)
     if row is None:

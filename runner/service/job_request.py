@@ -71,11 +71,7 @@ class JobRequestBuilder:
         )
 
     def job(self, request: JobRequest, *, uploaded: str | None = None) -> QueuedJob:
-        """Return the job of `POST /api/jobs`. Raises ServiceError.
-
-        Args:
-            uploaded: The name of the agent that was uploaded with the request.
-        """
+        """Return the job of `POST /api/jobs`, with its `uploaded` agent. Raises ServiceError."""
         folders = self.task_index.folders(request.tasks)
         folders = [f for f in folders if not any(fnmatchcase(f, glob) for glob in request.exclude)]
         if not folders:

@@ -84,12 +84,7 @@ class DeadlineReached(ModelError):
 
 
 def refusal_error(status: int, text: str, headers: Mapping[str, str], redact: Redactor) -> ModelError:
-    """Return the error for a response whose status is not 200.
-
-    Args:
-        headers: The response's headers, with names in lower case.
-        redact: Removes secrets from the server's message.
-    """
+    """Return the error for a response whose status is not 200. Header names are in lower case."""
     message = _server_message(text, redact)
     if status == 400:
         return _bad_request(message)
@@ -154,10 +149,7 @@ def transport_error(error: Exception, settings: Settings, redact: Redactor) -> M
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the seconds of a `Retry-After` header, or None if there is no valid one.
-
-    RFC 9110 allows a number of seconds or an HTTP date.
-    """
+    """Return the seconds of a `Retry-After` header (RFC 9110: a number or a date), or None."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None

@@ -27,10 +27,7 @@ _DURATION = re.compile(r"\b\d+(?:\.\d+)? ?m?s\b")
 
 
 class Deadline:
-    """The time limit of a run. If it is unknown (`limit_sec` None), nothing is limited.
-
-    The validator never reveals it (docs/contract.md, The entrypoint).
-    """
+    """The time limit of a run, or none: the validator never reveals it (docs/contract.md)."""
 
     def __init__(self, limit_sec: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

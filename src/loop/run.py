@@ -175,10 +175,7 @@ class AgentRun:
         return recorder, loop
 
     def _report(self, **facts: Any) -> None:
-        """Write the figures so far to the driver's context, if it has fields for them.
-
-        Input tokens include the cached ones, the cost is in US dollars.
-        """
+        """Write the figures so far, with the cost in US dollars, to the driver's context."""
         if self._totals is None or self._loop is None:
             return
         usage = self._totals.usage

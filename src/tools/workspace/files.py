@@ -58,10 +58,7 @@ class FileTransfer:
         return data if limit is None else data[:limit]
 
     async def _read_first(self, path: str, start: int, size: int) -> tuple[int, bytes, int]:
-        """Return the size of the file, its first chunk, and the chunk size that works.
-
-        Some environments cut long output; smaller chunks are tried then.
-        """
+        """Return the size of the file, its first chunk, and a chunk size that is not cut off."""
         while True:
             total, data = await self._get(path, start, size)
             if data is not None:

@@ -17,12 +17,7 @@ def is_forbidden(path: str) -> bool:
 
 
 def resolve(path: str, cwd: str) -> str:
-    """Return the absolute, normalised POSIX path.
-
-    Raises:
-        ForbiddenPath: The path is off limits.
-        WorkspaceError: The path is empty or contains a NUL byte.
-    """
+    """Return the absolute, normalised path. Raises ForbiddenPath, or WorkspaceError for no path."""
     if not path:
         raise WorkspaceError("the path is empty")
     if "\0" in path:

@@ -136,10 +136,9 @@ class Workspace:
         return await self._jobs.poll(job_id, min(wait_sec, self._time_left()))
 
     async def feed_job(self, job_id: str, data: bytes, *, close: bool = False) -> None:
-        """Write to the job's stdin. With `close`, end of file follows.
+        """Write to the job's stdin; with `close`, end of file follows.
 
-        Raises:
-            WorkspaceError: The job has ended, or did not read its stdin for five seconds.
+        Raises WorkspaceError if the job has ended, or did not read its stdin for five seconds.
         """
         await self._jobs.feed(job_id, data, close)
 
