@@ -86,11 +86,7 @@ class Agent(BaseAgent):
 
     @classmethod
     def preflight(cls, kwargs: dict[str, Any] | None = None, env: Mapping[str, str] | None = None) -> None:
-        """Check the variables before any trial, for Harbor.
-
-        Raises:
-            ValueError: A variable is missing or invalid. The message is one line.
-        """
+        """Check the variables before any trial, for Harbor. Raises ValueError with one line."""
         try:
             load_settings(None, env, os.environ)
         except SettingsError as error:

@@ -24,7 +24,6 @@ class Redactor:
         self._forms = sorted(forms, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """Return the text with every secret replaced."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, REDACTED)

@@ -32,8 +32,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, show, serve, model, doctor):
-    module.register(app)
+for command in (
+    run.run,
+    run.resume,
+    show.show,
+    show.view,
+    show.report,
+    serve.serve,
+    model.model,
+    doctor.doctor,
+):
+    app.command()(command)
+app.command("config")(doctor.show_settings)
+app.command()(doctor.cleanup)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(images.app, name="images")
 

@@ -56,16 +56,15 @@ async def check_docker() -> Check:
 
     from runner.environments.docker import shared_engine
 
-    install = "install Docker (apt-get install docker.io) and start it (systemctl start docker)"
     try:
         engine = shared_engine()
         if not await engine.answers():
             address = os.environ.get("DOCKER_HOST", "its usual socket")
-            return Check("docker", "missing", f"no engine answers at {address}", _docker_remedy(install))
+            return Check("docker", "missing", f"no engine answers at {address}", _docker_remedy())
         version = await engine.call(engine.client.version)
         info = await engine.call(engine.client.info)
     except DockerException as error:
-        return Check("docker", "missing", f"{error}", _docker_remedy(install))
+        return Check("docker", "missing", f"{error}", _docker_remedy())
     found = (
         f"engine {version.get('Version')}, storage {info.get('Driver')}, control groups v"
         f"{info.get('CgroupVersion')}, {info.get('NCPU')} CPUs"
@@ -73,11 +72,13 @@ async def check_docker() -> Check:
     return Check("docker", "ok", found)
 
 
-def _docker_remedy(install: str) -> str:
+def _docker_remedy() -> str:
     socket = Path("/var/run/docker.sock")
     if socket.exists() and not os.access(socket, os.W_OK):
         return "your user may not use the engine: usermod -aG docker $USER, then log in again"
-    return "systemctl start docker" if shutil.which("dockerd") else install
+    if shutil.which("dockerd"):
+        return "systemctl start docker"
+    return "install Docker (apt-get install docker.io) and start it (systemctl start docker)"
 
 
 async def check_isolation(docker: Check) -> Check:
@@ -148,11 +149,10 @@ def check_memory() -> Check:
 
 async def check_images(paths: Sequence[str]) -> Check:
     """Check that the images of tasks are here."""
+    from runner.cli.images import find_task_image
     from runner.environments import DockerSettings
-    from runner.environments.docker import built_tag, find_image, shared_engine
-    from runner.environments.docker.images import image_candidates
+    from runner.environments.docker import shared_engine
     from runner.tasks import load_dataset
-    from runner.trials.environment import environment_spec
 
     engine, settings = shared_engine(), DockerSettings.from_environment(os.environ)
     missing: list[str] = []
@@ -160,9 +160,8 @@ async def check_images(paths: Sequence[str]) -> Check:
     for path in paths:
         for task in (await asyncio.to_thread(load_dataset, path)).tasks:
             total += 1
-            spec = environment_spec(task, task.name, build_multiplier=1.0, labels={})
-            names = image_candidates(spec, settings) or [built_tag(spec)]
-            if not [name for name in names if await find_image(engine, name)]:
+            _, image = await find_task_image(engine, task, settings)
+            if image is None:
                 missing.append(task.name)
     if missing:
         shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from runner.results.scoring import ResultLine
+    from runner.tasks import Dataset
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -18,42 +22,39 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
-def setting(*flags: str, help: str, env: str, default: str = "", metavar: str | None = None) -> Any:
+def setting(*flags: str, help: str, env: str = "", default: str = "", metavar: str | None = None) -> Any:
     """Declare an option for a setting. Its help names the environment variable and the default.
 
     The value is None where the option is not given, so that `load_config` can look further.
+
+    Args:
+        flags: The long one comes last.
+        env: The variable, unless it is named like the flag (CAPSTAN_MAX_RETRIES for --max-retries).
     """
-    return typer.Option(*flags, metavar=metavar, help=help_of(help, env=env, default=default))
+    variable = env or "CAPSTAN_" + flags[-1].removeprefix("--").replace("-", "_").upper()
+    text = f"{help} [env: {variable}]" + (f" [default: {default}]" if default else "")
+    return typer.Option(*flags, metavar=metavar, help=text)
 
 
-def help_of(text: str, *, env: str, default: str = "") -> str:
-    """Return an option's help with its environment variable and its default."""
-    return f"{text} [env: {env}]" + (f" [default: {default}]" if default else "")
+def given(context: typer.Context, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the options of a command that are named like a setting of the model."""
+    return {name: value for name, value in context.params.items() if name in model.model_fields}
 
 
 # Options that several commands have.
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 ConfigFile = Annotated[
     Path | None,
-    setting(
-        "--config",
-        metavar="FILE",
-        help="Read settings from this TOML file.",
-        env="CAPSTAN_CONFIG",
-        default="capstan.toml",
-    ),
+    setting("--config", metavar="FILE", help="Read settings from this TOML file.", default="capstan.toml"),
 ]
 Include = Annotated[
-    list[str] | None,
-    typer.Option("-i", "--task", metavar="GLOB", help="Only tasks that match. Repeatable."),
+    list[str] | None, typer.Option("-i", "--task", metavar="GLOB", help="Only tasks that match. Repeatable.")
 ]
 Exclude = Annotated[
-    list[str] | None,
-    typer.Option("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable."),
+    list[str] | None, typer.Option("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable.")
 ]
 AgentPath = Annotated[
-    str | None,
-    setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop.", env="CAPSTAN_AGENT"),
+    str | None, setting("-a", "--agent", help="A ZIP, a directory with agent.py, or oracle or nop.")
 ]
 EnvironmentName = Annotated[
     str | None,
@@ -72,20 +73,12 @@ IsolationName = Annotated[
         "--isolation",
         metavar="KIND",
         help="process: beside the runner. dind: agent, engine and tasks in a container without a network.",
-        env="CAPSTAN_ISOLATION",
         default="process",
     ),
 ]
 JobsDir = Annotated[
     str | None,
-    setting(
-        "-o",
-        "--jobs-dir",
-        metavar="DIR",
-        help="The folder that holds job folders.",
-        env="CAPSTAN_JOBS_DIR",
-        default="jobs",
-    ),
+    setting("-o", "--jobs-dir", metavar="DIR", help="The folder that holds job folders.", default="jobs"),
 ]
 TaskPaths = Annotated[
     list[Path], typer.Argument(metavar="TASKS", help="Task directories, or directories of tasks.")
@@ -117,6 +110,15 @@ class ResultLineOnce:
             self.print(failed_line(known))
 
 
+def load_datasets(
+    paths: list[Path], include: list[str] | None, exclude: list[str] | None, limit: int | None = None
+) -> list[Dataset]:
+    """Load the tasks of each path, as the options choose them."""
+    from runner.tasks import load_dataset
+
+    return [load_dataset(path, include=include or (), exclude=exclude or (), limit=limit) for path in paths]
+
+
 def fail(message: str) -> None:
     """Print one error line on stderr."""
     sys.stderr.write(f"error: {message}\n")
@@ -127,7 +129,7 @@ def warn(message: str) -> None:
     sys.stderr.write(f"warning: {message}\n")
 
 
-def print_json(text: str) -> None:
-    """Print a JSON document on stdout, on one line."""
-    sys.stdout.write(text + "\n")
+def print_json(document: object) -> None:
+    """Print a JSON document on stdout, on one line and with sorted keys."""
+    sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
     sys.stdout.flush()

@@ -7,14 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.common import ConfigFile, JsonFlag
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("doctor")(doctor)
-    app.command("config")(show_settings)
-    app.command("cleanup")(cleanup)
+from runner.cli.common import ConfigFile, JsonFlag, print_json
 
 
 def doctor(
@@ -49,8 +42,6 @@ def doctor(
 
 def show_settings(config: ConfigFile = None, as_json: JsonFlag = False) -> None:
     """Show every setting and where its value comes from."""
-    import json
-
     from runner.config import RunConfig, load_config
 
     resolved = load_config(file=config)
@@ -59,7 +50,7 @@ def show_settings(config: ConfigFile = None, as_json: JsonFlag = False) -> None:
     if as_json:
         document = {name: {"value": values[name], "origin": resolved.origins[name]} for name in values}
         document["DEEPSEEK_API_KEY"] = {"value": key, "origin": resolved.key_origin}
-        sys.stdout.write(json.dumps(document, sort_keys=True) + "\n")
+        print_json(document)
         return
     from rich.table import Table
 

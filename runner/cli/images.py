@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths
+from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, load_datasets, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ def build(
     """
     from runner.environments.docker import build_image
 
-    async def work(engine: Engine, task: Task, spec: EnvironmentSpec, settings: DockerSettings) -> ImageInfo:
+    async def work(engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> ImageInfo:
         return await build_image(engine, spec, settings, force=force, tag=spec.docker_image)
 
     tasks = [
@@ -52,10 +52,7 @@ def pull(paths: TaskPaths, include: Include = None, exclude: Exclude = None, at_
     """Pull the images of tasks, and build those of tasks that name none."""
     from runner.environments.docker import ensure_image
 
-    async def work(engine: Engine, task: Task, spec: EnvironmentSpec, settings: DockerSettings) -> ImageInfo:
-        return await ensure_image(engine, spec, settings)
-
-    raise typer.Exit(_for_each(_load(paths, include, exclude), work, at_once, "here"))
+    raise typer.Exit(_for_each(_load(paths, include, exclude), ensure_image, at_once, "here"))
 
 
 @app.command("list")
@@ -64,35 +61,24 @@ def list_images(
 ) -> None:
     """List the images of tasks, and whether they are here."""
     import asyncio
-    import json
     import os
 
     from rich.table import Table
 
     from runner.cli.tables import make_console
     from runner.environments import DockerSettings
-    from runner.environments.docker import built_tag, find_image
-    from runner.environments.docker.images import image_candidates
 
     async def look() -> list[dict[str, str | None]]:
         engine, settings = await _engine(), DockerSettings.from_environment(os.environ)
         rows: list[dict[str, str | None]] = []
         for task in _load(paths, include, exclude):
-            spec = _spec(task)
-            names = image_candidates(spec, settings) or [built_tag(spec)]
-            found = [image for name in names if (image := await find_image(engine, name))]
-            rows.append(
-                {
-                    "task": task.name,
-                    "image": found[0].name if found else names[0],
-                    "id": found[0].id if found else None,
-                }
-            )
+            name, image = await find_task_image(engine, task, settings)
+            rows.append({"task": task.name, "image": name, "id": image.id if image else None})
         return rows
 
     rows = asyncio.run(look())
     if as_json:
-        sys.stdout.write(json.dumps(rows, sort_keys=True) + "\n")
+        print_json(rows)
         return
     table = Table(box=None, pad_edge=False)
     for column in ("task", "image", "here"):
@@ -102,9 +88,25 @@ def list_images(
     make_console(sys.stdout).print(table)
 
 
+async def find_task_image(
+    engine: Engine, task: Task, settings: DockerSettings
+) -> tuple[str, ImageInfo | None]:
+    """Return the name of a task's image, and the image if it is here."""
+    from runner.environments.docker import built_tag, find_image
+    from runner.environments.docker.images import image_candidates
+    from runner.trials.environment import environment_spec
+
+    spec = environment_spec(task)
+    names = image_candidates(spec, settings) or [built_tag(spec)]
+    for name in names:
+        if image := await find_image(engine, name):
+            return name, image
+    return names[0], None
+
+
 def _for_each(
     tasks: list[Task],
-    work: Callable[[Engine, Task, EnvironmentSpec, DockerSettings], Awaitable[ImageInfo]],
+    work: Callable[[Engine, EnvironmentSpec, DockerSettings], Awaitable[ImageInfo]],
     at_once: int,
     done: str,
 ) -> int:
@@ -113,9 +115,9 @@ def _for_each(
     import os
     import time
 
-    from runner.cli.common import fail
     from runner.environments import DockerSettings, EnvironmentFailure
     from runner.results import format_seconds
+    from runner.trials.environment import environment_spec
 
     failures = 0
 
@@ -126,7 +128,7 @@ def _for_each(
             sys.stdout.flush()
             began = time.monotonic()
             try:
-                image = await work(engine, task, _spec(task), settings)
+                image = await work(engine, environment_spec(task), settings)
             except EnvironmentFailure as error:
                 failures += 1
                 fail(str(error))
@@ -162,20 +164,10 @@ async def _engine() -> Engine:
     return engine
 
 
-def _spec(task: Task) -> EnvironmentSpec:
-    from runner.trials.environment import environment_spec
-
-    return environment_spec(task, task.name, build_multiplier=1.0, labels={})
-
-
 def _load(paths: list[Path], include: list[str] | None, exclude: list[str] | None) -> list[Task]:
     """Load the tasks. Broken ones are reported on stderr."""
-    from runner.cli.common import fail
-    from runner.tasks import load_dataset
-
     tasks: list[Task] = []
-    for path in paths:
-        dataset = load_dataset(path, include=include or (), exclude=exclude or ())
+    for dataset in load_datasets(paths, include, exclude):
         for error in dataset.broken:
             fail(str(error))
         tasks.extend(dataset.tasks)

@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     from runner.relay import Upstream
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("model")(model)
-
-
 def model(
     script: Annotated[
         Path | None, typer.Option("--script", metavar="PATH", help="A script file, or a folder of them.")

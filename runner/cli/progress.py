@@ -18,7 +18,7 @@ from runner.cli.common import warn
 from runner.cli.tables import first_line, make_console, shown_cost, shown_count, shown_path
 from runner.jobs import JobContext, JobObserver, TrialProgress
 from runner.jobs.results import JobResultWriter
-from runner.results import ModelUse, TrialRecord, format_seconds
+from runner.results import TrialRecord, format_seconds
 from runner.results.scoring import JobSummary
 
 REFRESH_SEC = 0.5
@@ -128,7 +128,7 @@ class LiveTable(JobObserver):
             table.add_column(column, style="cyan" if column == "phase" else "", no_wrap=True)
         running = list(self._running.values())
         for progress in running[:MAX_ROWS]:
-            use = _usage(progress)
+            use = progress.usage()
             table.add_row(
                 progress.plan.trial_name,
                 str(progress.plan.attempt),
@@ -148,7 +148,7 @@ class LiveTable(JobObserver):
         passed = sum(record.passed for record in ended)
         errored = sum(record.errored for record in ended)
         spent = sum(record.metered.cost_usd for record in ended if record.metered)
-        spent += sum(use.cost_usd for progress in running if (use := _usage(progress)))
+        spent += sum(use.cost_usd for progress in running if (use := progress.usage()))
         elapsed = time.monotonic() - self._started
         words = f"{len(ended)}/{total} ended, {passed} passed, {errored} errored   {format_seconds(elapsed)}"
         if self._ended_here and len(ended) < total:
@@ -187,7 +187,3 @@ class EndLines:
         use = record.metered
         spent = f", {use.calls} calls, {shown_cost(use.cost_usd)}" if use and use.calls else ""
         return f"{record.trial_name}: {verdict} ({format_seconds(record.seconds)}{spent})"
-
-
-def _usage(progress: TrialProgress) -> ModelUse | None:
-    return progress.usage()

@@ -14,20 +14,13 @@ from runner.cli.common import (
     IsolationName,
     JobsDir,
     JsonFlag,
-    help_of,
+    given,
     setting,
 )
 
 
-def _factor(flag: str, text: str, default: str = "that of --timeout-multiplier") -> Any:
-    variable = "CAPSTAN_" + flag.removeprefix("--").replace("-", "_").upper()
-    return setting(flag, help=text, env=variable, default=default)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("run")(run)
-    app.command("resume")(resume)
+def _factor(flag: str, text: str) -> Any:
+    return setting(flag, help=text, default="that of --timeout-multiplier")
 
 
 def run(
@@ -35,11 +28,11 @@ def run(
     tasks: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TASKS", help=help_of("Task directories, or directories of tasks.", env="CAPSTAN_TASKS")
+            metavar="TASKS", help="Task directories, or directories of tasks. [env: CAPSTAN_TASKS]"
         ),
     ] = None,
     agent: AgentPath = None,
-    agent_kwarg: Annotated[
+    agent_kwargs: Annotated[
         list[str] | None,
         setting(
             "--ak",
@@ -50,19 +43,13 @@ def run(
     ] = None,
     model: Annotated[
         str | None,
-        setting(
-            "-m",
-            "--model",
-            help="live, record:FILE, replay:FILE or script:PATH.",
-            env="CAPSTAN_MODEL",
-            default="live",
-        ),
+        setting("-m", "--model", help="live, record:FILE, replay:FILE or script:PATH.", default="live"),
     ] = None,
     model_name: Annotated[
         str | None,
         setting("--model-name", help="The model's name.", env="LLM_MODEL", default="deepseek-v4-pro"),
     ] = None,
-    cost_limit: Annotated[
+    cost_limit_usd: Annotated[
         float | None,
         setting(
             "--cost-limit",
@@ -79,40 +66,24 @@ def run(
         ),
     ] = None,
     exclude: Annotated[
-        list[str] | None,
-        setting(
-            "-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable.", env="CAPSTAN_EXCLUDE"
-        ),
+        list[str] | None, setting("-x", "--exclude", metavar="GLOB", help="No tasks that match. Repeatable.")
     ] = None,
     limit: Annotated[
-        int | None,
-        setting("-l", "--limit", metavar="N", help="Only the first N tasks.", env="CAPSTAN_LIMIT"),
+        int | None, setting("-l", "--limit", metavar="N", help="Only the first N tasks.")
     ] = None,
     attempts: Annotated[
-        int | None,
-        setting("-k", "--attempts", help="Attempts of each task.", env="CAPSTAN_ATTEMPTS", default="1"),
+        int | None, setting("-k", "--attempts", help="Attempts of each task.", default="1")
     ] = None,
     concurrency: Annotated[
         int | None,
-        setting(
-            "-n",
-            "--concurrency",
-            help="Trials at once.",
-            env="CAPSTAN_CONCURRENCY",
-            default="as cores and memory allow",
-        ),
+        setting("-n", "--concurrency", help="Trials at once.", default="as cores and memory allow"),
     ] = None,
     environment: EnvironmentName = None,
     isolation: IsolationName = None,
     allow_task_network: Annotated[
         bool | None,
-        typer.Option(
-            "--allow-task-network",
-            help=help_of(
-                "Let tasks have a network in --isolation dind.",
-                env="CAPSTAN_ALLOW_TASK_NETWORK",
-                default="false",
-            ),
+        setting(
+            "--allow-task-network", help="Let tasks have a network in --isolation dind.", default="false"
         ),
     ] = None,
     rules: Annotated[
@@ -121,21 +92,14 @@ def run(
             "--rules",
             metavar="NAME",
             help="validator or harbor: whose rules decide which runs are verified.",
-            env="CAPSTAN_RULES",
             default="validator",
         ),
     ] = None,
     max_retries: Annotated[
-        int | None,
-        setting(
-            "--max-retries",
-            help="Further tries after an infrastructure error.",
-            env="CAPSTAN_MAX_RETRIES",
-            default="2",
-        ),
+        int | None, setting("--max-retries", help="Further tries after an infrastructure error.", default="2")
     ] = None,
     timeout_multiplier: Annotated[
-        float | None, _factor("--timeout-multiplier", "Factor on every time limit.", default="1.0")
+        float | None, setting("--timeout-multiplier", help="Factor on every time limit.", default="1.0")
     ] = None,
     agent_timeout_multiplier: Annotated[
         float | None, _factor("--agent-timeout-multiplier", "Factor on the agent's limit.")
@@ -156,7 +120,6 @@ def run(
             "--job-name",
             metavar="NAME",
             help="The job's folder; one that exists is resumed.",
-            env="CAPSTAN_JOB_NAME",
             default="the time",
         ),
     ] = None,
@@ -172,33 +135,9 @@ def run(
     Exit codes: 0 every trial was verified; 1 the job or a trial failed; 2 wrong usage; 130 interrupted.
     """
     from runner.cli.session import run_new_job
-    from runner.config import load_config
+    from runner.config import RunConfig, load_config
 
-    flags = {
-        "tasks": tuple(tasks or ()),
-        "include": tuple(include or ()),
-        "exclude": tuple(exclude or ()),
-        "limit": limit,
-        "agent": agent,
-        "agent_kwargs": _keywords(agent_kwarg),
-        "model": model,
-        "model_name": model_name,
-        "cost_limit_usd": cost_limit,
-        "attempts": attempts,
-        "concurrency": concurrency,
-        "environment": environment,
-        "isolation": isolation,
-        "allow_task_network": allow_task_network,
-        "rules": rules,
-        "max_retries": max_retries,
-        "timeout_multiplier": timeout_multiplier,
-        "agent_timeout_multiplier": agent_timeout_multiplier,
-        "verifier_timeout_multiplier": verifier_timeout_multiplier,
-        "setup_timeout_multiplier": setup_timeout_multiplier,
-        "build_timeout_multiplier": build_timeout_multiplier,
-        "jobs_dir": jobs_dir,
-        "job_name": job_name,
-    }
+    flags = {**given(context, RunConfig), "agent_kwargs": _keywords(agent_kwargs)}
     resolved = load_config(flags, file=config)
     raise typer.Exit(run_new_job(resolved.config, resolved.secrets, context.obj, as_json=as_json))
 

@@ -7,24 +7,19 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.common import AgentPath, ConfigFile, EnvironmentName, IsolationName, JobsDir, setting
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("serve")(serve)
+from runner.cli.common import AgentPath, ConfigFile, EnvironmentName, IsolationName, JobsDir, given, setting
 
 
 def serve(
-    host: Annotated[
-        str | None,
-        setting("--host", help="The address to bind.", env="SERVICE_HOST", default="127.0.0.1"),
+    context: typer.Context,
+    service_host: Annotated[
+        str | None, setting("--host", help="The address to bind.", env="SERVICE_HOST", default="127.0.0.1")
     ] = None,
-    port: Annotated[
+    service_port: Annotated[
         int | None,
         setting("--port", help="The port to bind; 0 takes a free one.", env="SERVICE_PORT", default="8080"),
     ] = None,
-    token: Annotated[
+    service_token: Annotated[
         str | None,
         setting(
             "--token",
@@ -34,7 +29,7 @@ def serve(
             default="none",
         ),
     ] = None,
-    tasks: Annotated[
+    tb2_dir: Annotated[
         Path | None,
         setting(
             "--tasks", help="The directory of tasks.", env="TB2_DIR", default="data/terminal-bench-2-main"
@@ -52,14 +47,7 @@ def serve(
     ] = None,
     agent: AgentPath = None,
     model: Annotated[
-        str | None,
-        setting(
-            "-m",
-            "--model",
-            help="live, replay:FILE or script:PATH.",
-            env="CAPSTAN_MODEL",
-            default="live",
-        ),
+        str | None, setting("-m", "--model", help="live, replay:FILE or script:PATH.", default="live")
     ] = None,
     environment: EnvironmentName = None,
     isolation: IsolationName = None,
@@ -73,29 +61,12 @@ def serve(
 
     docs/service.md lists the routes and every variable.
     """
-    from runner.config import ConfigError, load_config
-    from runner.service import load_settings
+    from runner.config import ConfigError, RunConfig, load_config
+    from runner.service import ServiceSettings, load_settings
     from runner.service.server import serve as serve_now
 
-    settings = load_settings(
-        {
-            "service_host": host,
-            "service_port": port,
-            "service_token": token,
-            "tb2_dir": tasks,
-            "timeout_keep_alive": timeout_keep_alive,
-        }
-    )
-    resolved = load_config(
-        {
-            "agent": agent,
-            "model": model,
-            "environment": environment,
-            "isolation": isolation,
-            "jobs_dir": jobs_dir,
-        },
-        file=config,
-    )
+    settings = load_settings(given(context, ServiceSettings))
+    resolved = load_config(given(context, RunConfig), file=config)
     base = resolved.config
     if not base.agent:
         if not (own := _own_agent()):

@@ -75,7 +75,7 @@ async def _session(open_job: _OpenJob, line: ResultLineOnce, *, as_json: bool) -
 
 def _report(job: Job, summary: JobSummary | None, line: ResultLineOnce, *, as_json: bool) -> int:
     """Print the tables or JSON, and the result line. `summary` is None for an interrupted job."""
-    from runner.cli.tables import print_job
+    from runner.cli.tables import print_job, shown_path
 
     interrupted = summary is None
     figures = summary or job.results.summary()
@@ -87,7 +87,7 @@ def _report(job: Job, summary: JobSummary | None, line: ResultLineOnce, *, as_js
     else:
         print_job(directory, sys.stdout)
         if interrupted:
-            sys.stdout.write(f"Interrupted. Continue with: capstan resume {_shown(directory)}\n")
+            sys.stdout.write(f"Interrupted. Continue with: capstan resume {shown_path(directory)}\n")
     result = figures.result
     if interrupted and result.status == "completed":
         result = failed_line(Reason.CANCELLED, total=result.total)
@@ -124,9 +124,3 @@ def _interruptible(line: ResultLineOnce):
             loop.remove_signal_handler(number)
             if asked_at is not None:  # the process is about to end, with the same exit code
                 signal.signal(number, lambda *_: os._exit(EXIT_INTERRUPTED))
-
-
-def _shown(path: Path) -> str:
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)

@@ -11,13 +11,6 @@ import typer
 from runner.cli.common import JobsDir, JsonFlag, print_json
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("show")(show)
-    app.command("view")(view)
-    app.command("report")(report)
-
-
 def show(
     job: Annotated[
         Path | None, typer.Argument(metavar="JOB", help="A job's folder. [default: the newest]")
@@ -81,23 +74,19 @@ def report(
     typer.echo(f"{output}: {len(text.encode()):,} bytes")
 
 
-def job_document(directory: Path) -> str:
-    """Return `{"job_dir", "job", "trials"}` as JSON: the capstan.json of the job and of its trials."""
-    import json
-
+def job_document(directory: Path) -> dict[str, object]:
+    """Return `{"job_dir", "job", "trials"}`: the capstan.json of the job and of its trials."""
     from runner.jobs.results import read_job
 
     stored = read_job(directory)
-    document = {
+    return {
         "job_dir": str(directory),
         "job": stored.record.model_dump(mode="json"),
         "trials": [trial.model_dump(mode="json") for trial in stored.trials],
     }
-    return json.dumps(document, sort_keys=True)
 
 
 def _jobs_dir(flag: str | None) -> Path:
-    """Return the folder in which `run` puts jobs."""
     from runner.config import load_config
 
     return Path(load_config({"jobs_dir": flag}).config.jobs_dir)

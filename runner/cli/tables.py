@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.jobs.results import StoredJob, read_job
-from runner.results import TrialRecord, format_seconds
+from runner.results import ModelUse, TrialRecord, format_seconds
 from runner.results.scoring import JobSummary
 
 # The width of tables in columns where stdout is not a terminal.
@@ -41,38 +41,15 @@ def make_console(stream: TextIO) -> Console:
 
 def tasks_table(trials: Sequence[TrialRecord]) -> Table:
     """Return a table with a row for each task."""
-    used = _any_usage(trials)
-    table = _table("task", "rewards", "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not")
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         groups[trial.task_path].append(trial)
-    for group in groups.values():
-        passed = sum(trial.passed for trial in group)
-        table.add_row(
-            group[0].task_name,
-            " ".join(shown_reward(trial) for trial in sorted(group, key=lambda t: t.attempt)),
-            _verdict(passed, len(group)),
-            *(_usage_cells(group) if used else ()),
-            format_seconds(sum(trial.seconds or 0.0 for trial in group) / len(group)),
-            _reasons(group),
-        )
-    return table
+    return _table(("task", "rewards"), [(group[0].task_name, group) for group in groups.values()])
 
 
 def trials_table(trials: Sequence[TrialRecord]) -> Table:
     """Return a table with a row for each trial."""
-    used = _any_usage(trials)
-    table = _table("trial", "reward", "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not")
-    for trial in trials:
-        table.add_row(
-            trial.trial_name,
-            shown_reward(trial),
-            _verdict(int(trial.passed), 1),
-            *(_usage_cells([trial]) if used else ()),
-            format_seconds(trial.seconds),
-            _reasons([trial]),
-        )
-    return table
+    return _table(("trial", "reward"), [(trial.trial_name, [trial]) for trial in trials])
 
 
 def notes(trials: Sequence[TrialRecord]) -> list[str]:
@@ -174,30 +151,39 @@ def first_line(text: str, limit: int = 300) -> str:
 _USAGE_COLUMNS = ("calls", "tokens in", "cached", "out", "cost")
 
 
-def _any_usage(trials: Sequence[TrialRecord]) -> bool:
-    return any(trial.metered is not None for trial in trials)
-
-
-def _table(*columns: str) -> Table:
+def _table(first: Sequence[str], rows: Sequence[tuple[str, Sequence[TrialRecord]]]) -> Table:
+    """Return a table of groups of trials, each under its name. `first` heads the first two columns."""
+    used = any(trial.metered is not None for _, trials in rows for trial in trials)
+    columns = [*first, "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         left = index in (0, 1, len(columns) - 1)
         table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=index == 0)
+    for name, trials in rows:
+        seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+        table.add_row(
+            name,
+            " ".join(shown_reward(trial) for trial in sorted(trials, key=lambda t: t.attempt)),
+            _verdict(sum(trial.passed for trial in trials), len(trials)),
+            *(_usage_cells(trials) if used else ()),
+            format_seconds(sum(seconds) / len(trials) if seconds else None),
+            _reasons(trials),
+        )
     return table
 
 
 def _usage_cells(trials: Sequence[TrialRecord]) -> list[str]:
     uses = [trial.metered for trial in trials if trial.metered is not None]
     if not uses:
-        return ["", "", "", "", ""]
-    tokens = sum(use.prompt_tokens for use in uses)
-    share = sum(use.cache_hit_tokens for use in uses) / tokens if tokens else 0.0
+        return [""] * len(_USAGE_COLUMNS)
+    use = sum(uses, start=ModelUse())
+    share = use.cache_hit_tokens / use.prompt_tokens if use.prompt_tokens else 0.0
     return [
-        str(sum(use.calls for use in uses)),
-        shown_count(tokens),
+        str(use.calls),
+        shown_count(use.prompt_tokens),
         f"{share:.0%}",
-        shown_count(sum(use.completion_tokens for use in uses)),
-        shown_cost(sum(use.cost_usd for use in uses)),
+        shown_count(use.completion_tokens),
+        shown_cost(use.cost_usd),
     ]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, warn
+from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, load_datasets, print_json, warn
 
 app = typer.Typer(help="List, check and verify tasks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,14 +24,14 @@ def list_tasks(
     as_json: JsonFlag = False,
 ) -> None:
     """List tasks with their limits and resources."""
-    datasets = _load(paths, include, exclude, limit)
+    datasets = load_datasets(paths, include, exclude, limit)
     tasks = [task for dataset in datasets for task in dataset.tasks]
     if as_json:
         rows: list[dict[str, Any]] = [
             {"name": t.name, "path": str(t.path), "content_digest_sha256": t.digest} for t in tasks
         ]
         broken = [{"path": str(e.path), "problem": e.problem} for d in datasets for e in d.broken]
-        sys.stdout.write(json.dumps({"tasks": rows, "broken": broken}, sort_keys=True) + "\n")
+        print_json({"tasks": rows, "broken": broken})
         return
     from rich.table import Table
 
@@ -66,7 +65,7 @@ def check_tasks(paths: TaskPaths, include: Include = None, exclude: Exclude = No
 
     A wrong value is an error, an unknown key a warning. Exit code 1 where a task is broken.
     """
-    datasets = _load(paths, include, exclude, None)
+    datasets = load_datasets(paths, include, exclude)
     for dataset in datasets:
         for line in dataset.warnings:
             warn(line)
@@ -90,7 +89,7 @@ def verify_tasks(
     """Compare tasks with a manifest of digests. Exit code 1 where one has changed or is missing."""
     from runner.tasks import Manifest
 
-    datasets = _load(paths, include, exclude, None)
+    datasets = load_datasets(paths, include, exclude)
     tasks = [task for dataset in datasets for task in dataset.tasks]
     problems = [str(error) for dataset in datasets for error in dataset.broken]
     if write and not problems:
@@ -104,11 +103,3 @@ def verify_tasks(
     if problems:
         raise typer.Exit(1)
     sys.stdout.write(f"{len(tasks)} tasks match {manifest}\n")
-
-
-def _load(
-    paths: list[Path], include: list[str] | None, exclude: list[str] | None, limit: int | None
-) -> list[Any]:
-    from runner.tasks import load_dataset
-
-    return [load_dataset(path, include=include or (), exclude=exclude or (), limit=limit) for path in paths]

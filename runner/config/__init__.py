@@ -9,14 +9,13 @@ from runner.config.model import (
     parse_model_mode,
     redactor,
 )
-from runner.config.sources import ConfigError, Origin, Resolved, load_config
+from runner.config.sources import ConfigError, Origin, load_config
 
 __all__ = [
     "SECRET_VARIABLES",
     "ConfigError",
     "ModelMode",
     "Origin",
-    "Resolved",
     "Rules",
     "RunConfig",
     "Secrets",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 API_KEY_VARIABLE = "DEEPSEEK_API_KEY"
 # Of the four variables of the contract only the key is secret.
@@ -36,13 +36,8 @@ class ModelMode:
 
     @property
     def canned(self) -> bool:
-        """Whether the answers come from a file, so that no LLM is called."""
+        """Whether the answers come from a file, so that no LLM is called and no key is needed."""
         return self.name in ("replay", "script")
-
-    @property
-    def needs_key(self) -> bool:
-        """Whether calls go to DeepSeek, which needs the API key."""
-        return self.name in ("live", "record")
 
     @property
     def label(self) -> str:
@@ -55,11 +50,7 @@ class ModelMode:
 
 
 def parse_model_mode(text: str) -> ModelMode:
-    """Parse `live`, `record:FILE`, `replay:FILE` or `script:PATH`.
-
-    Raises:
-        ValueError: The text is none of these.
-    """
+    """Parse `live`, `record:FILE`, `replay:FILE` or `script:PATH`. Raises ValueError."""
     name, _, path = text.partition(":")
     if name == "live" and not path:
         return ModelMode("live")
@@ -73,6 +64,17 @@ def _split_names(value: object) -> object:
     """Split a list that an environment variable gives as one string with commas."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _check_mode(value: str) -> str:
+    parse_model_mode(value)
+    return value
+
+
+def _check_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
     return value
 
 
@@ -96,9 +98,11 @@ class RunConfig(BaseModel):
     agent_kwargs: dict[str, object] = Field(
         default_factory=dict, description="further keyword arguments of Agent(...)"
     )
-    model: str = Field("live", description="live, record:FILE, replay:FILE or script:PATH")
+    model: Annotated[str, AfterValidator(_check_mode)] = Field(
+        "live", description="live, record:FILE, replay:FILE or script:PATH"
+    )
     model_name: str = Field(DEFAULT_MODEL, min_length=1, description="model name (LLM_MODEL)")
-    base_url: str = Field(
+    base_url: Annotated[str, AfterValidator(_check_url)] = Field(
         DEFAULT_BASE_URL, description="root of DeepSeek's API, which the relay calls (DEEPSEEK_BASE_URL)"
     )
     model_params: dict[str, object] | None = Field(
@@ -152,10 +156,7 @@ class RunConfig(BaseModel):
         return self.timeout_multiplier if own is None else own
 
     def identity(self) -> dict[str, object]:
-        """Return the settings that must be equal for a job to be resumed.
-
-        The job's folder and the number of trials at once may differ.
-        """
+        """Return the settings that must be equal for a job to be resumed."""
         values = self.model_dump(mode="json", exclude={"jobs_dir", "job_name", "concurrency"})
         for name in _LATER_SETTINGS:
             if values[name] is None:

@@ -42,21 +42,12 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True)
 class Resolved:
-    """The settings of a job, with the origin of each.
-
-    Attributes:
-        config: The settings.
-        secrets: The secrets.
-        origins: The origin of each setting, by its name.
-        key_origin: The origin of the API key. None: there is no key.
-        file: The config file that was read, if any.
-    """
+    """The settings of a job, and where each came from. `key_origin` is None without an API key."""
 
     config: RunConfig
     secrets: Secrets
     origins: Mapping[str, Origin]
     key_origin: Origin | None = None
-    file: Path | None = None
 
 
 @dataclass
@@ -110,7 +101,6 @@ def load_config(
         secrets=Secrets(api_key=key),
         origins=origins,
         key_origin=key_origin,
-        file=config_file if config_file.is_file() else None,
     )
 
 
@@ -175,7 +165,7 @@ def _path(value: str | None) -> Path | None:
 
 def _validated(values: dict[str, object], places: Mapping[str, str]) -> RunConfig:
     try:
-        config = RunConfig.model_validate(values)
+        return RunConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
@@ -183,11 +173,3 @@ def _validated(values: dict[str, object], places: Mapping[str, str]) -> RunConfi
         raise ConfigError(
             f"{places.get(name, name)}: {message[:1].lower()}{message[1:]}, got {first.get('input')!r}"
         ) from None
-    try:
-        _ = config.mode
-    except ValueError as error:
-        raise ConfigError(f"{places.get('model', 'model')}: {error}, got {config.model!r}") from None
-    if not config.base_url.startswith(("http://", "https://")):
-        where = places.get("base_url", "base_url")
-        raise ConfigError(f"{where}: must start with http:// or https://, got {config.base_url!r}")
-    return config

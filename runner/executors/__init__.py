@@ -25,7 +25,7 @@ from runner.jobs.tasks import JobTask
 from runner.tasks import TaskError
 from runner.trials.environment import environment_spec
 
-__all__ = ["IsolatedExecutor", "LocalExecutor", "open_executor", "remove_leftovers"]
+__all__ = ["open_executor", "remove_leftovers"]
 
 
 @asynccontextmanager

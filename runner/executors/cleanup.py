@@ -28,7 +28,6 @@ async def remove_leftovers(
     An engine that does not answer is left alone.
 
     Args:
-        kinds: The environments to look at.
         everything: Remove what belongs to live runners as well.
         images: Remove the images built for tasks as well.
     """

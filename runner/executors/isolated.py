@@ -81,7 +81,7 @@ class IsolatedExecutor:
         self, tasks: Sequence[JobTask], limiter: Limiter, docker: DockerSettings, note: Callable[..., None]
     ) -> None:
         self._tasks = tasks
-        self._limiter = limiter
+        self.limiter = limiter  # the container has the machine's own cores and memory
         self._docker = docker
         self._note = note
         self._stack = AsyncExitStack()
@@ -99,11 +99,6 @@ class IsolatedExecutor:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-
-    @property
-    def limiter(self) -> Limiter:
-        """How many trials fit at once: the container has the machine's own cores and memory."""
-        return self._limiter
 
     @property
     def relay_socket(self) -> Path:
@@ -167,7 +162,6 @@ class IsolatedExecutor:
         return None
 
     async def _started(self, context: JobContext) -> Link:
-        """Return the link to the inner side, which the first trial starts."""
         async with self._starting:
             if self._failure is not None:
                 raise self._failure

@@ -1,25 +1,20 @@
 """Jobs: planning, running, interrupting and resuming many trials."""
 
-from runner.jobs.context import Executor, JobContext, TrialEnd, TrialPlan, TrialProgress
+from runner.jobs.context import JobContext, TrialProgress
 from runner.jobs.create import JobHost, create_job, resume_job
-from runner.jobs.errors import JobBusy, JobChanged, JobError, NothingToRun
+from runner.jobs.errors import JobError, NothingToRun
 from runner.jobs.events import JobObserver
 from runner.jobs.job import Job
 from runner.jobs.layout import JobDirectory
 
 __all__ = [
-    "Executor",
     "Job",
-    "JobBusy",
-    "JobChanged",
     "JobContext",
     "JobDirectory",
     "JobError",
     "JobHost",
     "JobObserver",
     "NothingToRun",
-    "TrialEnd",
-    "TrialPlan",
     "TrialProgress",
     "create_job",
     "resume_job",

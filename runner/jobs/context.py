@@ -27,10 +27,7 @@ class JobContext:
     """Everything that the trials of one job share.
 
     Attributes:
-        directory: The job's folder.
         lock: What exactly the job runs; its settings are `config`.
-        agent: Creates the agent of each trial.
-        model: Opens the model for each trial.
         docker: Where images come from and how containers reach the network.
         redact: Removes the real API key from text before it is written.
     """

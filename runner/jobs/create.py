@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from runner.agents import AgentFactory, PackageError, load_agent
 from runner.config import RunConfig, Secrets, redactor
@@ -22,24 +21,18 @@ from runner.jobs.model import MakeUpstream, default_upstream, open_model
 from runner.jobs.tasks import JobTask, load_tasks, reload_task
 from runner.results import Reason, local_now, write_model
 
+OpenExecutor = Callable[
+    [RunConfig, Sequence[JobTask], DockerSettings, Callable[..., None]], AbstractAsyncContextManager[Executor]
+]
+"""Opens where a job's trials run. The last argument reports lines for a person.
 
-class OpenExecutor(Protocol):
-    """Opens where a job's trials run. `note` reports lines for a person. Raises JobError, TaskError."""
-
-    def __call__(
-        self, config: RunConfig, tasks: Sequence[JobTask], docker: DockerSettings, note: Callable[..., None]
-    ) -> AbstractAsyncContextManager[Executor]: ...
+Raises JobError, TaskError.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobHost:
-    """What a job takes from the program that it runs in.
-
-    Attributes:
-        open_executor: Opens where trials run. The service gives one that all its jobs share.
-        docker: Where images come from and how containers reach the network.
-        make_upstream: Makes the source of model answers.
-    """
+    """What a job takes from the program that it runs in. The service's jobs share one executor."""
 
     open_executor: OpenExecutor
     docker: DockerSettings
@@ -86,9 +79,9 @@ async def resume_job(
 ) -> AsyncGenerator[Job]:
     """Resume the job in `path`. `config`, where given, must be the one it began with.
 
-    Raises JobChanged where the settings, the agent or a task are no longer the same.
+    Raises JobError where the settings, the agent or a task are no longer the same.
     """
-    directory = JobDirectory(path.resolve())
+    directory = JobDirectory(await asyncio.to_thread(path.resolve))
     lock = read_lock(directory.lock)
     given = config or lock.config
     tasks = await asyncio.to_thread(

@@ -13,13 +13,5 @@ class JobError(Exception):
         self.reason = reason
 
 
-class JobChanged(JobError):
-    """The settings, the agent or a task of a job to be resumed have changed."""
-
-
-class JobBusy(JobError):
-    """Another runner is using this job folder."""
-
-
 class NothingToRun(JobError):
     """No task is left after `include`, `exclude` and `limit`, or no agent is named."""

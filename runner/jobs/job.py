@@ -21,13 +21,7 @@ RETRY_WAIT_MAX_SEC = 60.0
 
 
 class Job:
-    """Runs the trials that have not ended yet. One use only.
-
-    Attributes:
-        context: What all trials share.
-        results: The records of ended trials, and the job's files.
-        running: The trials that run now, by name.
-    """
+    """Runs the trials that have not ended yet. One use only. `running` has them by name."""
 
     def __init__(
         self,
@@ -90,9 +84,7 @@ class Job:
             if place := directory.set_aside(trial.trial_name):
                 self._note(f"{trial.trial_name} was interrupted before: what it left is in {place}")
             plans.append(
-                TrialPlan(
-                    trial_name=trial.trial_name, attempt=trial.attempt, task=self._tasks[trial.task]
-                )
+                TrialPlan(trial_name=trial.trial_name, attempt=trial.attempt, task=self._tasks[trial.task])
             )
         return plans
 

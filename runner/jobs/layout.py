@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from runner.jobs.errors import JobBusy, JobError
-from runner.results import ResultFolder, TrialFiles, TrialRecord, sync_directory
+from runner.jobs.errors import JobError
+from runner.results import TrialRecord
+from runner.results.layout import ResultFolder, TrialFiles, sync_directory
 
 SET_ASIDE = "set-aside"
 RUNNING = ".running"
@@ -47,25 +48,11 @@ class JobDirectory(ResultFolder):
         except OSError as error:
             raise JobError(f"{self.root} cannot be made: {error.strerror}") from None
 
-    @contextmanager
-    def claim(self) -> Generator[None]:
-        """Hold the folder for this process. The kernel releases it when the process dies in any way.
-
-        Raises JobBusy where another process holds it.
-        """
-        descriptor = os.open(self.root / RUNNING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                raise JobBusy(f"{self.root}: the runner with process id {holder} works here") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            yield
-            os.ftruncate(descriptor, 0)
-        finally:
-            os.close(descriptor)
+    def claim(self) -> AbstractContextManager[None]:
+        """Hold the folder for this process. Raises JobError where another process holds it."""
+        return hold(
+            self.root / RUNNING, lambda pid: f"{self.root}: the runner with process id {pid} works here"
+        )
 
     def finished(self, trial_name: str) -> TrialRecord | None:
         """Return the record of a trial that has ended; None for one that has not, or was interrupted.
@@ -76,7 +63,7 @@ class JobDirectory(ResultFolder):
         return None if record is None or record.status == "cancelled" else record
 
     def read(self, trial_name: str) -> TrialRecord | None:
-        """Return the record of a trial that has ended or was interrupted; None where there is no complete one."""
+        """Return the record of a trial that ended or was interrupted; None if it is incomplete."""
         files = self.trial(trial_name)
         if not files.result.is_file():
             return None
@@ -86,7 +73,7 @@ class JobDirectory(ResultFolder):
             return None
 
     def set_aside(self, trial_name: str) -> str | None:
-        """Move the folder of a failed or incomplete trial aside, as evidence. Return its new relative path."""
+        """Move the folder of a failed or incomplete trial aside. Return its new relative path."""
         source = self.root / trial_name
         if not source.exists():
             return None
@@ -109,3 +96,24 @@ class JobDirectory(ResultFolder):
             if (suffix := path.name.removeprefix(f"{trial_name}.")).isdigit()
         ]
         return [path.relative_to(self.root).as_posix() for _, path in sorted(found)]
+
+
+@contextmanager
+def hold(path: Path, refusal: Callable[[str], str]) -> Generator[None]:
+    """Hold a lock file. The kernel releases it when the process dies in any way.
+
+    Raises JobError where another process holds it: `refusal` returns the message for its id.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            raise JobError(refusal(holder)) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)

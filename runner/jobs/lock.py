@@ -14,9 +14,9 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, Field
 
-from runner.environments import EnvironmentKind
 from runner.config import ModelMode, RunConfig
-from runner.jobs.errors import JobChanged
+from runner.environments import EnvironmentKind
+from runner.jobs.errors import JobError
 from runner.jobs.tasks import JobTask
 from runner.results import local_now
 from runner.tasks import content_digest
@@ -102,26 +102,26 @@ def model_digest(mode: ModelMode) -> str | None:
 def check_unchanged(
     lock: JobLock, config: RunConfig, tasks: Sequence[JobTask], *, agent_digest: str | None
 ) -> None:
-    """Raise JobChanged, naming the first thing that is not what it was when the job began."""
+    """Raise JobError, naming the first thing that is not what it was when the job began."""
     if lock.config.identity_digest() != lock.config_digest:
-        raise JobChanged("lock.json was edited: its settings do not have the digest that it names")
+        raise JobError("lock.json was edited: its settings do not have the digest that it names")
     before, after = lock.config.identity(), config.identity()
     for name in before:
         if before[name] != after.get(name):
-            raise JobChanged(
+            raise JobError(
                 f"setting {name} has changed: the job began with {_shown(before[name])}, now it is "
                 f"{_shown(after.get(name))}; start a new job, or set it back"
             )
     if lock.agent_digest != agent_digest:
-        raise JobChanged(
+        raise JobError(
             f"the agent has changed: the job began with {_short(lock.agent_digest)}, {config.agent} is now "
             f"{_short(agent_digest)}; start a new job"
         )
     if lock.model_digest != model_digest(config.mode):
-        raise JobChanged(f"{config.mode.path} has changed since the job began; start a new job")
+        raise JobError(f"{config.mode.path} has changed since the job began; start a new job")
     for locked, task in zip(lock.tasks, tasks, strict=True):
         if locked.digest != task.digest:
-            raise JobChanged(
+            raise JobError(
                 f"task {locked.name} has changed: the job began with {_short(locked.digest)}, {task.path} is "
                 f"now {_short(task.digest)}; start a new job"
             )
@@ -147,11 +147,11 @@ def _shown(value: Any) -> str:
 
 
 def read_lock(path: Path) -> JobLock:
-    """The lock of a job. Raises JobChanged where the file is missing or unreadable."""
+    """The lock of a job. Raises JobError where the file is missing or unreadable."""
     try:
         return JobLock.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise JobChanged(f"{path.parent}: no job of this runner (it has no lock.json)") from None
+        raise JobError(f"{path.parent}: no job of this runner (it has no lock.json)") from None
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise JobChanged(f"{path}: unreadable, so the job cannot be resumed: {first}") from None
+        raise JobError(f"{path}: unreadable, so the job cannot be resumed: {first}") from None

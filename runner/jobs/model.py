@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,18 +28,26 @@ MakeUpstream = Callable[[RunConfig, Secrets], Upstream]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAccess:
-    """The model as one trial reaches it.
+    """The model as one trial reaches it, or no model.
 
-    Attributes:
-        variables: The agent's variables (docs/contract.md, Environment variables).
-        usage: Returns what the relay has metered so far.
-        finish: Ends the access, then waits so many seconds at most for calls under way to be
-            metered: a call that a killed agent had begun costs money as well.
+    `variables` are the agent's (docs/contract.md, Environment variables).
     """
 
     variables: Mapping[str, str]
-    usage: Callable[[], ModelUse | None]
-    finish: Callable[[float], Awaitable[None]]
+    relay: Relay | None = None
+    token: str = ""
+
+    def usage(self) -> ModelUse | None:
+        """Return what the relay has metered so far."""
+        return ModelUse.model_validate(asdict(self.relay.usage(self.token))) if self.relay else None
+
+    async def finish(self, timeout_sec: float) -> None:
+        """End the access, then wait so many seconds at most for calls under way to be metered.
+
+        A call that a killed agent had begun costs money as well.
+        """
+        if self.relay is not None:
+            await self.relay.finish_run(self.token, timeout_sec=timeout_sec)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class JobModel:
         """Open an account for a trial and return the agent's access to it."""
         relay, account = self.relay, self.open_account(trial_name)
         if relay is None or account is None:
-            return ModelAccess(variables={}, usage=lambda: None, finish=_nothing_to_finish)
+            return ModelAccess(variables={})
         variables = {
             "DEEPSEEK_API_KEY": account.token,
             "DEEPSEEK_BASE_URL": self.agent_url or account.base_url,
@@ -73,17 +81,7 @@ class JobModel:
         if account.cost_limit_usd is not None:
             variables["LLM_COST_LIMIT"] = f"{account.cost_limit_usd:g}"
 
-        def usage() -> ModelUse:
-            return ModelUse.model_validate(asdict(relay.usage(account.token)))
-
-        async def finish(timeout_sec: float) -> None:
-            await relay.finish_run(account.token, timeout_sec=timeout_sec)
-
-        return ModelAccess(variables=variables, usage=usage, finish=finish)
-
-
-async def _nothing_to_finish(timeout_sec: float) -> None:
-    pass
+        return ModelAccess(variables=variables, relay=relay, token=account.token)
 
 
 def model_source(config: RunConfig, *, needed: bool) -> ModelSource:
@@ -122,23 +120,20 @@ def default_upstream(config: RunConfig, secrets: Secrets) -> Upstream:
     if mode.path is not None and mode.name != "record" and not mode.path.exists():
         raise JobError(f"--model {mode}: {mode.path} does not exist")
     key = secrets.api_key.get_secret_value() if secrets.api_key else None
-    if mode.needs_key and key is None:
+    if not mode.canned and key is None:
         raise JobError(
             "DEEPSEEK_API_KEY is missing: set it in the environment or in .env, or run without a live "
             "model: --model script:examples/scripts"
         )
     try:
-        match mode.name:
-            case "script":
-                assert mode.path is not None
-                return ScriptUpstream(mode.path)
-            case "live":
+        match mode.name, mode.path:
+            case "script", Path() as path:
+                return ScriptUpstream(path)
+            case "replay", Path() as path:
+                return ReplayUpstream(path)
+            case "record", Path() as path:
+                return RecordUpstream(LiveUpstream(config.base_url, key or ""), path)
+            case _:
                 return LiveUpstream(config.base_url, key or "")
-            case "record":
-                assert mode.path is not None
-                return RecordUpstream(LiveUpstream(config.base_url, key or ""), mode.path)
-            case "replay":
-                assert mode.path is not None
-                return ReplayUpstream(mode.path)
     except (ScriptError, CassetteError, OSError, ValueError) as error:
         raise JobError(f"--model {mode}: {error}") from None

@@ -73,7 +73,7 @@ def _read_trial(path: Path) -> TrialRecord:
 
 
 class JobResultWriter:
-    """Keeps a job's counts and sums, and the two files up to date. Times are naive local time, as Harbor's."""
+    """Keeps a job's counts and its two files up to date. Times are local without a zone."""
 
     def __init__(self, directory: JobDirectory, lock: JobLock, model: ModelSource) -> None:
         self._directory = directory

@@ -6,7 +6,6 @@ import itertools
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import pygal
 
@@ -20,57 +19,34 @@ _COMPACTION_KINDS: tuple[CompactionKind, ...] = ("pruned", "summarised", "trimme
 _plot_numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class CostPoint:
-    """The cost (US dollars) and the reward of a trial."""
-
-    label: str
-    cost_usd: float
-    reward: float
-
-
-@dataclass(frozen=True)
-class PhaseRow:
-    """The seconds of a trial by phase."""
-
-    label: str
-    seconds: Mapping[str, float]
-
-
-def reward_against_cost(points: Sequence[CostPoint]) -> str:
-    """Plot the reward of each trial against its cost. Returns "" if no trial has both."""
-    usable = [p for p in points if math.isfinite(p.cost_usd) and math.isfinite(p.reward)][: 10 * _MAX_POINTS]
+def reward_against_cost(points: Sequence[tuple[float, float]]) -> str:
+    """Plot the cost (US dollars) and reward of each trial. Returns "" if no trial has both."""
+    usable = [p for p in points if all(map(math.isfinite, p))][: 10 * _MAX_POINTS]
     if not usable:
         return ""
     chart = _chart(pygal.XY, stroke=False, x_title="US dollars", y_title="reward")
-    chart.range = (min(0, *(p.reward for p in usable)), max(1, *(p.reward for p in usable)))
+    costs, rewards = zip(*usable, strict=True)
+    chart.range = (min(0, *rewards), max(1, *rewards))
     chart.x_value_formatter = "{:.4g}".format
     for name, passed in (("passed", True), ("not passed", False)):
         # Trials at the same place are one dot.
-        dots = {(round(p.cost_usd, 6), round(p.reward, 3)) for p in usable if (p.reward >= 1) is passed}
+        dots = {(round(cost, 6), round(reward, 3)) for cost, reward in usable if (reward >= 1) is passed}
         if dots:
             chart.add(name, sorted(dots)[:_MAX_POINTS])
-    n_passed = sum(point.reward >= 1 for point in usable)
+    n_passed = sum(reward >= 1 for reward in rewards)
     return _svg(
         chart,
         "Reward against cost",
-        f"{len(usable)} trials, {n_passed} passed; from {min(p.cost_usd for p in usable):.4g} to "
-        f"{max(p.cost_usd for p in usable):.4g} US dollars.",
+        f"{len(usable)} trials, {n_passed} passed; from {min(costs):.4g} to {max(costs):.4g} US dollars.",
     )
 
 
 def context_size(
-    sizes: Sequence[tuple[int, int]],
-    compactions: Sequence[tuple[int, CompactionKind]] = (),
+    sizes: Sequence[tuple[int, int]], compactions: Sequence[tuple[int, CompactionKind]] = ()
 ) -> str:
-    """Plot the prompt tokens of each model call and the rewrites of the history.
+    """Plot the prompt tokens of each model call and the rewrites of the history, by step number.
 
-    Args:
-        sizes: A step number and the tokens, for each call.
-        compactions: A step number and the kind, for each rewrite.
-
-    Returns:
-        The SVG, or "" for fewer than two calls.
+    Returns "" for fewer than two calls.
     """
     if len(sizes) < 2:
         return ""
@@ -94,19 +70,19 @@ def context_size(
     return _svg(chart, "Size of the context", f"{description}.", series=series)
 
 
-def time_by_phase(rows: Sequence[PhaseRow]) -> str:
-    """Plot the seconds of the longest trials by phase. Returns "" if nothing was timed."""
-    finite = [PhaseRow(row.label, {n: v for n, v in row.seconds.items() if math.isfinite(v)}) for row in rows]
-    timed = [row for row in finite if any(v > 0 for v in row.seconds.values())]
+def time_by_phase(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """Plot the seconds of the longest trials, by label and phase. Returns "" if nothing was timed."""
+    finite = [(label, {n: v for n, v in seconds.items() if math.isfinite(v)}) for label, seconds in rows]
+    timed = [(label, seconds) for label, seconds in finite if any(v > 0 for v in seconds.values())]
     if not timed:
         return ""
-    longest = sorted(timed, key=lambda row: -sum(row.seconds.values()))[:_MAX_ROWS]
-    names = list(dict.fromkeys(name for row in longest for name in row.seconds))
+    longest = sorted(timed, key=lambda row: -sum(row[1].values()))[:_MAX_ROWS]
+    names = list(dict.fromkeys(name for _, seconds in longest for name in seconds))
     height = 120 + 22 * len(longest)
     chart = _chart(pygal.HorizontalStackedBar, x_title="seconds", height=height)
-    chart.x_labels = [excerpt(row.label, 28).head for row in reversed(longest)]
+    chart.x_labels = [excerpt(label, 28).head for label, _ in reversed(longest)]
     for name in names:
-        chart.add(name, [round(row.seconds.get(name, 0.0), 2) for row in reversed(longest)])
+        chart.add(name, [round(seconds.get(name, 0.0), 2) for _, seconds in reversed(longest)])
     more = f" The {len(longest)} longest of {len(timed)}." if len(timed) > len(longest) else ""
     return _svg(chart, "Time by phase", f"Seconds of {len(longest)} trials by phase.{more}")
 
@@ -146,11 +122,7 @@ def _chart(kind: type[pygal.Graph], *, height: int = 320, **options: object) -> 
 
 
 def _svg(chart: pygal.Graph, title: str, description: str, *, series: Sequence[str] = ()) -> str:
-    """Return the chart without what a strict policy refuses, and with a text for screen readers.
-
-    Args:
-        series: The kind of each series, which gets the class `is-<kind>`.
-    """
+    """Return the chart without what a strict policy refuses. `series` names their kinds."""
     root = ET.fromstring(chart.render(is_unicode=True))
     number = next(_plot_numbers)
     _remove_active_content(root)

@@ -26,12 +26,7 @@ _COMPACTION_KINDS: tuple[tuple[str, CompactionKind], ...] = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a trajectory is shown.
-
-    Attributes:
-        text: Characters of one text.
-        steps: Steps, half of them from the start and half from the end.
-    """
+    """The characters of a text and the steps, half of them from each end, that are shown."""
 
     text: int = 20_000
     steps: int = 2_000
@@ -57,12 +52,7 @@ class Compaction:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. Tokens and cost are those of its model call.
-
-    Attributes:
-        prompt_tokens: Cached tokens are included.
-        cost_usd: US dollars.
-    """
+    """One step, with the tokens and US dollars of its call. Prompt tokens include cached ones."""
 
     number: int
     source: str

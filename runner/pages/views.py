@@ -9,7 +9,7 @@ from typing import Literal
 
 from runner.jobs.lock import PlannedTrial
 from runner.jobs.results import JobRecord, StoredJob, read_job
-from runner.pages.plots import CostPoint, PhaseRow, context_size, reward_against_cost, time_by_phase
+from runner.pages.plots import context_size, reward_against_cost, time_by_phase
 from runner.pages.text import Excerpt, excerpt
 from runner.pages.trajectory import Limits, Trajectory, first_different_step, read_trajectory
 from runner.results import RECORD_FILE, TrialRecord, regular_file_inside
@@ -115,9 +115,7 @@ class TrialPage:
 class TrialPair:
     """The same attempt at the same task in two jobs.
 
-    Attributes:
-        comparable: Both trials have a trajectory.
-        differs_at: The number of the first step that differs, or None.
+    They are `comparable` if both have a trajectory. It differs from step `differs_at` on, if at all.
     """
 
     task: str
@@ -190,22 +188,17 @@ def job_page(path: Path) -> JobPage:
         trials=tuple(rows),
         cost_plot=reward_against_cost(
             [
-                CostPoint(r.trial_name, r.metered.cost_usd, r.reward)
+                (r.metered.cost_usd, r.reward)
                 for r in stored.trials
                 if r.metered is not None and r.metered.calls and r.reward is not None
             ]
         ),
-        time_plot=time_by_phase([PhaseRow(f"{r.task_name} {r.attempt}", _seconds(r)) for r in stored.trials]),
+        time_plot=time_by_phase([(f"{r.task_name} {r.attempt}", _seconds(r)) for r in stored.trials]),
     )
 
 
 def trial_page(path: Path, trial: str) -> TrialPage:
-    """Read the page of a trial of the job in `path`.
-
-    Raises:
-        JobError: The folder is not a job's.
-        KeyError: The job has no such trial.
-    """
+    """Read a trial's page. Raises JobError for a folder that is no job's, KeyError for no trial."""
     job = job_page(path)
     row = next((row for row in job.trials if row.name == trial), None)
     if row is None:

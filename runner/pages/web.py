@@ -86,8 +86,7 @@ def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
         if other is None:
             return not_found("There is no second job with this name.")
         return with_job(
-            a,
-            lambda path: page("compare.html", names=names, a=a, b=b, comparison=compare(path, other)),
+            a, lambda path: page("compare.html", names=names, a=a, b=b, comparison=compare(path, other))
         )
 
     @pages.get("/jobs/{job}/trials/{trial}/files/{file:path}")
@@ -113,23 +112,18 @@ def make_pages(index: JobIndex, *, api: bool = False) -> APIRouter:
     return pages
 
 
-def _add_not_found(app: FastAPI) -> None:
-    """Answer every other address with a page."""
+def serve(index: JobIndex, host: str, port: int) -> None:
+    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if binding the address fails."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(make_pages(index))
 
     @app.exception_handler(404)
     async def _(_: Request, __: Exception) -> HTMLResponse:
         text = render("not_found.html", api=False, message="There is nothing at this address.")
         return HTMLResponse(text, status_code=404, headers=HEADERS)
 
-
-def serve(index: JobIndex, host: str, port: int) -> None:
-    """Serve the pages until SIGINT or SIGTERM. Raises ConfigError if binding the address fails."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(make_pages(index))
-    _add_not_found(app)
     app.add_middleware(AccessMiddleware, host=host)
-    listener = listen(host, port)
-    try:
+    with listen(host, port) as listener:
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False
         )
@@ -139,5 +133,3 @@ def serve(index: JobIndex, host: str, port: int) -> None:
         sys.stderr.flush()
         exit_cleanly_on_signals()
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
-    finally:
-        listener.close()

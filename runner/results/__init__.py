@@ -4,22 +4,13 @@ from runner.results.harbor import (
     AgentContext,
     AgentInfo,
     ExceptionInfo,
-    JobResult,
     Timing,
     TrialResult,
     VerifierResult,
     local_now,
     utc_now,
 )
-from runner.results.layout import (
-    RECORD_FILE,
-    ResultFolder,
-    TrialFiles,
-    regular_file_inside,
-    sync_directory,
-    write_atomically,
-    write_model,
-)
+from runner.results.layout import RECORD_FILE, regular_file_inside, write_atomically, write_model
 from runner.results.record import AgentRecord, ModelSource, ModelUse, Reason, TrialRecord, format_seconds
 
 __all__ = [
@@ -28,20 +19,16 @@ __all__ = [
     "AgentInfo",
     "AgentRecord",
     "ExceptionInfo",
-    "JobResult",
     "ModelSource",
     "ModelUse",
     "Reason",
-    "ResultFolder",
     "Timing",
-    "TrialFiles",
     "TrialRecord",
     "TrialResult",
     "VerifierResult",
     "format_seconds",
     "local_now",
     "regular_file_inside",
-    "sync_directory",
     "utc_now",
     "write_atomically",
     "write_model",

@@ -61,11 +61,7 @@ class TrialFiles(ResultFolder):
         return self.root / "artifacts"
 
     def create(self) -> None:
-        """Create the folders.
-
-        Raises:
-            FileExistsError: The trial's folder exists already.
-        """
+        """Create the folders. Raises FileExistsError if the trial's folder exists already."""
         self.root.mkdir(parents=True)
         for folder in (self.agent, self.verifier, self.artifacts):
             folder.mkdir()
@@ -107,10 +103,6 @@ def regular_file_inside(root: Path, relative: str) -> Path | None:
 
     A path that leads through a symbolic link is refused, because an agent can create links to any
     place on this machine.
-
-    Args:
-        root: The folder.
-        relative: A relative path that came from outside.
     """
     if "\0" in relative or any(part in ("", ".", "..") for part in relative.split("/")):
         return None

@@ -55,7 +55,6 @@ class ModelUse(BaseModel):
     estimated: bool = False
 
     def __add__(self, other: ModelUse) -> ModelUse:
-        """Return the sum over two trials."""
         return ModelUse(
             calls=self.calls + other.calls,
             errors=self.errors + other.errors,

@@ -95,11 +95,7 @@ def reported_ks(attempts: int) -> list[int]:
 
 
 def dataset_pass_at_k(passes: Mapping[str, Sequence[bool]]) -> dict[int, float]:
-    """Return the mean pass@k over tasks, for every k that all tasks have enough attempts for.
-
-    Args:
-        passes: For each task, whether each attempt passed.
-    """
+    """Return the mean pass@k over tasks, for every k that all tasks have enough attempts for."""
     if not passes:
         return {}
     fewest = min(len(outcomes) for outcomes in passes.values())
@@ -110,15 +106,7 @@ def dataset_pass_at_k(passes: Mapping[str, Sequence[bool]]) -> dict[int, float]:
 
 
 def summarise(records: Iterable[TrialRecord], *, n_total: int) -> JobSummary:
-    """Return the statistics of a job.
-
-    Args:
-        records: The trials that have ended.
-        n_total: The number of planned trials.
-
-    Raises:
-        ValueError: More trials ended than were planned.
-    """
+    """Return a job's statistics. Raises ValueError if more trials ended than were planned."""
     ended = list(records)
     if len(ended) > n_total:
         raise ValueError(f"{len(ended)} trials ended, {n_total} were planned")

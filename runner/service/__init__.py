@@ -3,7 +3,6 @@
 docs/contract.md, The evaluation service, has what it must keep to.
 """
 
-from runner.service.app import create_app
 from runner.service.settings import ServiceSettings, load_settings
 
-__all__ = ["ServiceSettings", "create_app", "load_settings"]
+__all__ = ["ServiceSettings", "load_settings"]

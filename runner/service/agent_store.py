@@ -17,12 +17,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class AgentStore:
-    """Finds agents by name and stores uploads by digest.
-
-    Attributes:
-        folder: AGENTS_DIR, which the operator fills.
-        uploads: The folder of uploaded ZIPs.
-    """
+    """Finds agents by name in `folder` (AGENTS_DIR) and stores uploaded ZIPs by digest."""
 
     folder: Path
     uploads: Path
@@ -49,10 +44,7 @@ class AgentStore:
             return None
 
     async def add(self, data: bytes) -> str:
-        """Check and store a ZIP. Return its name, `sha256:…`.
-
-        Raises ServiceError with every rule that the ZIP breaks.
-        """
+        """Check and store a ZIP. Return its name, `sha256:…`. ServiceError has all findings."""
         if len(data) > MAX_ZIP_BYTES:
             message = f"the agent's ZIP may have {MAX_ZIP_BYTES:,} bytes at most"
             raise ServiceError(413, "zip_too_large", message)

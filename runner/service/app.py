@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.responses import Response
 
 from runner.config import RunConfig, Secrets
-from runner.jobs import JobBusy
+from runner.jobs.layout import hold
 from runner.pages.index import JobIndex
 from runner.pages.web import make_pages
 from runner.service.agent_store import AgentStore
@@ -64,7 +62,7 @@ _DESCRIPTION = """Runs agents on Terminal-Bench tasks and returns their results.
 def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> FastAPI:
     """Return the ASGI app. It runs queued jobs while it is started.
 
-    Starting it raises JobBusy if another service uses the same folder of jobs. Stopping it ends
+    Starting it raises JobError if another service uses the same folder of jobs. Stopping it ends
     running trials cleanly.
 
     Args:
@@ -79,7 +77,7 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
-        with _locked(service_dir):
+        with hold(service_dir / "lock", lambda _: f"{jobs_dir}: another service works here"):
             queue.start()
             try:
                 yield
@@ -113,20 +111,6 @@ def create_app(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> 
     app.include_router(make_pages(JobIndex(jobs_dir), api=True))
     app.add_middleware(AccessMiddleware, host=settings.service_host, token=settings.service_token)
     return app
-
-
-@contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    """Hold the folder's lock. The kernel releases it however the process ends. Raises JobBusy."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise JobBusy(f"{folder.parent}: another service works here") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -41,12 +41,7 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class JobRequestBuilder:
-    """Turns requests into jobs for the queue.
-
-    Attributes:
-        base: The settings that requests leave open.
-        secrets: The service's own key.
-    """
+    """Turns requests into jobs for the queue. `base` has the settings that requests leave open."""
 
     base: RunConfig
     secrets: Secrets
@@ -76,11 +71,7 @@ class JobRequestBuilder:
         )
 
     def job(self, request: JobRequest, *, uploaded: str | None = None) -> QueuedJob:
-        """Return the job of `POST /api/jobs`. Raises ServiceError.
-
-        Args:
-            uploaded: The name of the agent that was uploaded with the request.
-        """
+        """Return the job of `POST /api/jobs`, with its `uploaded` agent. Raises ServiceError."""
         folders = self.task_index.folders(request.tasks)
         folders = [f for f in folders if not any(fnmatchcase(f, glob) for glob in request.exclude)]
         if not folders:
@@ -112,7 +103,7 @@ class JobRequestBuilder:
         if llm.url is not None:
             changes["base_url"] = self._base_url(llm.url, llm.api_key)
         config = RunConfig.model_validate(self.base.model_dump() | changes)
-        needs_key = config.mode.needs_key and agent not in _BUILT_IN
+        needs_key = not config.mode.canned and agent not in _BUILT_IN
         if needs_key and llm.api_key is None and self.secrets.api_key is None:
             raise ServiceError(
                 422,
@@ -124,7 +115,7 @@ class JobRequestBuilder:
     def _base_url(self, requested: str, key: SecretStr | None) -> str:
         url = check_url(requested, self.settings)
         ours = self.base.base_url.rstrip("/")
-        if url != ours and key is None and self.base.mode.needs_key:
+        if url != ours and key is None and not self.base.mode.canned:
             # The service's own key must not be sent to another address.
             raise ServiceError(422, "key_missing", "llm_config.api_key: must be given where url is given")
         return url

@@ -42,7 +42,7 @@ class JobQueue:
     """
 
     def __init__(self, store: JobStore, base: RunConfig, secrets: Secrets, settings: ServiceSettings) -> None:
-        self._store = store
+        self.store = store
         self._base = base
         self._secrets = secrets
         self._settings = settings
@@ -60,22 +60,17 @@ class JobQueue:
         )
 
     @property
-    def store(self) -> JobStore:
-        """The store, for reading."""
-        return self._store
-
-    @property
     def stopping(self) -> bool:
         """Whether the service is stopping."""
         return self._stopping.is_set()
 
     def start(self) -> None:
         """Queue again what was queued or running when the service stopped or was killed."""
-        for entry in self._store.in_state("running", "queued", "waiting_for_key"):
+        for entry in self.store.in_state("running", "queued", "waiting_for_key"):
             if entry.state == "waiting_for_key":
                 continue
             if entry.own_key:
-                self._store.set_state(
+                self.store.set_state(
                     entry.id,
                     "waiting_for_key",
                     code="key_needed",
@@ -84,7 +79,7 @@ class JobQueue:
                 )
                 self._emit(entry.id, "waiting_for_key", {})
             else:
-                self._store.set_state(entry.id, "queued")
+                self.store.set_state(entry.id, "queued")
             self._emit(entry.id, "restarted", _restarted_trials(entry))
         self._start_queued()
 
@@ -108,11 +103,11 @@ class JobQueue:
             ServiceError: The queue is full, the service is stopping, or the Idempotency-Key belongs
                 to another request.
         """
-        if idempotency_key is not None and (earlier := self._store.find(idempotency_key)) is not None:
+        if idempotency_key is not None and (earlier := self.store.find(idempotency_key)) is not None:
             return self._repeated(earlier, queued, fingerprint)
         if self.stopping:
             raise _stopping_error()
-        waiting = self._store.count("queued")
+        waiting = self.store.count("queued")
         if waiting >= self._settings.queue_limit:
             raise ServiceError(
                 429,
@@ -121,7 +116,7 @@ class JobQueue:
                 headers={"Retry-After": str(RETRY_AFTER_SEC)},
             )
         assert queued.config.job_name is not None
-        entry = self._store.add(
+        entry = self.store.add(
             queued.config.job_name,
             queued.kind,
             queued.config,
@@ -135,7 +130,7 @@ class JobQueue:
             entry.id, "queued", {"tasks": len(queued.config.tasks), "attempts": queued.config.attempts}
         )
         self._start_queued()
-        return self._store.get(entry.id)
+        return self.store.get(entry.id)
 
     def _repeated(self, earlier: JobEntry, queued: QueuedJob, fingerprint: str) -> JobEntry:
         if earlier.fingerprint != fingerprint:
@@ -144,14 +139,14 @@ class JobQueue:
             )
         if earlier.state == "waiting_for_key" and queued.key is not None and not self.stopping:
             self._keys[earlier.id] = queued.key
-            self._store.set_state(earlier.id, "queued")
+            self.store.set_state(earlier.id, "queued")
             self._emit(earlier.id, "queued", {"again": True})
             self._start_queued()
-        return self._store.get(earlier.id)
+        return self.store.get(earlier.id)
 
     def cancel(self, job_id: str) -> JobEntry:
         """Stop a job. Trials that have ended stay, and so does a job that has. Raises KeyError."""
-        entry = self._store.get(job_id)
+        entry = self.store.get(job_id)
         if entry.ended:
             return entry
         if (task := self._running.get(job_id)) is not None:
@@ -159,17 +154,13 @@ class JobQueue:
             task.cancel()
         else:
             self._end(entry, "cancelled")
-        return self._store.get(job_id)
+        return self.store.get(job_id)
 
     async def wait(self, job_id: str) -> JobEntry:
-        """Wait for the end of a job and return it.
-
-        Raises:
-            ServiceError: The service stops first, or the job needs its key again.
-        """
+        """Return a job once it has ended. Raises ServiceError if it cannot go on before that."""
         async for _ in self.follow(job_id):
             pass
-        entry = self._store.get(job_id)
+        entry = self.store.get(job_id)
         if entry.state == "waiting_for_key":
             raise ServiceError(409, "key_needed", entry.error_message or "the key is needed again")
         if not entry.ended:
@@ -180,7 +171,7 @@ class JobQueue:
         """Yield the job's events after number `after`, until it ends or cannot continue."""
         while True:
             changed, finished = self._changed, self._finished(job_id)
-            for event in self._store.events(job_id, after=after):
+            for event in self.store.events(job_id, after=after):
                 after = event.number
                 yield event
             if finished:
@@ -188,16 +179,15 @@ class JobQueue:
             await changed.wait()
 
     def _finished(self, job_id: str) -> bool:
-        entry = self._store.get(job_id)
+        entry = self.store.get(job_id)
         return entry.ended or entry.state == "waiting_for_key" or self.stopping
 
     def _start_queued(self) -> None:
-        """Start queued jobs while there is room."""
         if self.stopping:
             return
         room = self._settings.thread_pool_max_workers - len(self._running)
-        for entry in self._store.in_state("queued")[: max(0, room)]:
-            self._store.set_state(entry.id, "running")
+        for entry in self.store.in_state("queued")[: max(0, room)]:
+            self.store.set_state(entry.id, "running")
             task = asyncio.create_task(self._run(entry), name=entry.id)
             self._running[entry.id] = task
             task.add_done_callback(lambda _, job_id=entry.id: self._task_done(job_id))
@@ -242,12 +232,12 @@ class JobQueue:
         figures: JsonObject | None = None,
     ) -> None:
         self._keys.pop(entry.id, None)
-        self._store.set_state(entry.id, state, code=code, message=message)
+        self.store.set_state(entry.id, state, code=code, message=message)
         log.info("job %s: %s%s", entry.id, state, f": {message}" if message else "")
         self._emit(entry.id, "job_ended", {"state": state, "error": message, **(figures or {})})
 
     def _emit(self, job_id: str, kind: str, data: JsonObject) -> None:
-        self._store.add_event(job_id, kind, data)
+        self.store.add_event(job_id, kind, data)
         self._notify()
 
     def _notify(self) -> None:

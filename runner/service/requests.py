@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 # Looked up in this order, in params.metadata and then in params (docs/contract.md, Routes).
 TASK_NAMES = ("task_name", "instance_id", "terminal_bench_task_id", "task_id")
+
+# Clients may send null for an object that they leave empty.
+_NONE_IS_EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 
 
 class LlmConfig(BaseModel):
@@ -19,7 +23,7 @@ class LlmConfig(BaseModel):
     model_name: str | None = Field(None, min_length=1, max_length=200, examples=["deepseek-v4-pro"])
     api_key: SecretStr | None = Field(None, examples=["sk-…"])
     url: str | None = Field(None, max_length=2000, examples=["https://api.deepseek.com"])
-    model_infer_params: dict[str, object] = Field(
+    model_infer_params: Annotated[dict[str, object], _NONE_IS_EMPTY] = Field(
         default_factory=dict,
         description="Set in every model call: temperature, top_p, max_tokens, …",
         examples=[{"temperature": 0.6, "top_p": 0.95}],
@@ -29,11 +33,6 @@ class LlmConfig(BaseModel):
     @classmethod
     def _empty_is_missing(cls, value: object) -> object:
         return None if isinstance(value, str) and not value.strip() else value
-
-    @field_validator("model_infer_params", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return {} if value is None else value
 
     @field_validator("model_infer_params")
     @classmethod
@@ -63,12 +62,9 @@ class TaskParams(BaseModel):
     terminal_bench_task_id: str | None = None
     problem_statement: str | None = Field(None, description="instead of the task's instruction.md")
     max_steps: int | None = Field(None, gt=0, le=100_000)
-    metadata: dict[str, object] = Field(default_factory=dict, examples=[{"task_name": "fix-git"}])
-
-    @field_validator("metadata", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return {} if value is None else value
+    metadata: Annotated[dict[str, object], _NONE_IS_EMPTY] = Field(
+        default_factory=dict, examples=[{"task_name": "fix-git"}]
+    )
 
     @property
     def task_names(self) -> list[str]:
@@ -107,14 +103,13 @@ class TaskRequest(BaseModel):
         },
     )
 
-    params: TaskParams = Field(default_factory=lambda: TaskParams.model_validate({}))
-    llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
+    params: Annotated[TaskParams, _NONE_IS_EMPTY] = Field(
+        default_factory=lambda: TaskParams.model_validate({})
+    )
+    llm_config: Annotated[LlmConfig, _NONE_IS_EMPTY] = Field(
+        default_factory=lambda: LlmConfig.model_validate({})
+    )
     max_steps: int | None = Field(None, gt=0, le=100_000, description="model calls that may run tools")
-
-    @field_validator("params", "llm_config", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return {} if value is None else value
 
 
 class JobRequest(BaseModel):
@@ -141,12 +136,7 @@ class JobRequest(BaseModel):
         examples=["my-agent.zip"],
     )
     llm_config: LlmConfig = Field(default_factory=lambda: LlmConfig.model_validate({}))
-    max_steps: int | None = Field(
-        None,
-        gt=0,
-        le=100_000,
-        description="model calls that may run tools",
-    )
+    max_steps: int | None = Field(None, gt=0, le=100_000, description="model calls that may run tools")
     cost_limit_usd: float | None = Field(
         None, gt=0, le=1e6, allow_inf_nan=False, description="US dollars a trial may cost"
     )

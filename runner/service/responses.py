@@ -136,11 +136,7 @@ def job_response(entry: JobEntry, store: JobStore, *, trials: bool) -> JobRespon
 
 
 def task_response(entry: JobEntry) -> TaskResponse:
-    """Return Terminal-Bench-server's answer for a job of one trial that has ended.
-
-    Raises:
-        ServiceError: There is no verdict, because the job failed or its task never ran.
-    """
+    """Return the answer of Terminal-Bench-server. Raises ServiceError if there is no verdict."""
     if entry.state == "failed":
         raise ServiceError(
             502, entry.error_code or "job_failed", entry.error_message or "the task could not be run"

@@ -55,7 +55,6 @@ class JobList(BaseModel):
 
 
 def _errors(*codes: int) -> dict[int | str, dict[str, object]]:
-    """Return the error responses of a route for the schema."""
     descriptions = {
         401: "The token is missing or wrong.",
         403: "The request comes from another site, or names another host.",
@@ -280,7 +279,7 @@ def _job_body() -> dict[str, object]:
                         "job": {"type": "string", "description": "the job, as JSON"},
                         "agent": {"type": "string", "format": "binary", "description": "a ZIP"},
                     },
-                },
+                }
             },
         },
     }

@@ -20,17 +20,11 @@ GRACE_SEC = 10
 
 
 def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
-    """Serve until SIGINT or SIGTERM.
-
-    Raises:
-        ConfigError: The address cannot be bound, or the settings do not suit a service.
-        JobError: The queue cannot be opened.
-    """
+    """Serve until SIGINT or SIGTERM. Raises ConfigError, or JobError for an unusable queue."""
     if base.mode.name == "record":  # jobs run concurrently, and a cassette belongs to one job
         raise ConfigError("--model record: the service does not record; use live, or `capstan run`")
     _start_log(settings.log_level)
-    listener = listen(settings.service_host, settings.service_port)
-    try:
+    with listen(settings.service_host, settings.service_port) as listener:
         app = create_app(settings, base, secrets)
         config = uvicorn.Config(
             app,
@@ -52,8 +46,6 @@ def serve(settings: ServiceSettings, base: RunConfig, secrets: Secrets) -> None:
         sys.stderr.flush()
         exit_cleanly_on_signals()
         asyncio.run(server.serve(sockets=[listener]))
-    finally:
-        listener.close()
 
 
 class _Server(uvicorn.Server):

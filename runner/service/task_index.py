@@ -47,11 +47,7 @@ class TaskIndex:
         )
 
     def folders(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the folders of names and globs in order, each once. No names mean all tasks.
-
-        Raises:
-            ServiceError: A name or glob matches no task.
-        """
+        """Return the folders of names and globs, each once; all for none. Raises ServiceError."""
         by_name = self._by_name()
         if not names:
             return tuple(dict.fromkeys(by_name.values()))

@@ -28,11 +28,8 @@ class AccessMiddleware:
 
     A page of another site that is open in a browser can send requests to 127.0.0.1. They are
     recognised by their Origin. If such a site points a name of its own at 127.0.0.1, it can read
-    the responses as well. Those requests are recognised by their Host.
-
-    Args:
-        host: The address that the server is bound to.
-        token: The token that every path except /health requires.
+    the responses as well. Those requests are recognised by their Host. `host` is the address that
+    the server is bound to.
     """
 
     def __init__(self, app: ASGIApp, *, host: str, token: SecretStr | None = None) -> None:

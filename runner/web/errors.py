@@ -33,13 +33,7 @@ class ErrorResponse(BaseModel):
 
 
 class ServiceError(Exception):
-    """A request cannot be served.
-
-    Args:
-        code: For programs. It never changes.
-        message: One sentence, without secrets.
-        findings: Each rule that an uploaded agent breaks.
-    """
+    """A request cannot be served. The message is one sentence, without secrets."""
 
     def __init__(
         self,

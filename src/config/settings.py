@@ -26,10 +26,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseModel):
-    """All settings of a run.
-
-    Each can be passed to `Agent(...)` by name, as Harbor's `--ak` does.
-    """
+    """All settings of a run. Each can be passed to `Agent(...)` by name, as by Harbor's `--ak`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -37,41 +34,27 @@ class Settings(BaseModel):
     api_key: SecretStr = Field(description="DeepSeek API key")
     base_url: str = Field(DEFAULT_BASE_URL, description="root URL of the API, without /chat/completions")
     model: str = Field(DEFAULT_MODEL, description="model name as the API knows it")
-    cost_limit_usd: float | None = Field(
-        None, gt=0, description="US dollars for the whole run; None means no limit"
-    )
+    cost_limit_usd: float | None = Field(None, gt=0, description="US dollars for the run; None: no limit")
 
     # Model calls
     thinking: bool = Field(True, description="thinking mode")
     reasoning_effort: Literal["low", "high", "max"] = Field("max", description="effort in thinking mode")
     max_output_tokens: int = Field(64_000, gt=0, description="output tokens, at most, of one call")
-    min_output_tokens: int = Field(
-        4_000, gt=0, description="output tokens; no call is made that could produce fewer"
-    )
+    min_output_tokens: int = Field(4_000, gt=0, description="output tokens that a call must at least allow")
     stream_idle_sec: float = Field(180.0, gt=0, description="seconds without data that end a stream")
-    stream_queue_sec: float = Field(
-        660.0, gt=0, description="seconds that a request may wait in the provider's queue"
-    )
+    stream_queue_sec: float = Field(660.0, gt=0, description="seconds that a request may be queued")
     connect_timeout_sec: float = Field(20.0, gt=0, description="seconds to open a connection")
     call_timeout_sec: float = Field(1_800.0, gt=0, description="seconds, at most, for one call")
     max_retries: int = Field(8, ge=0, description="retries of a call after a temporary failure")
-    retry_base_sec: float = Field(
-        1.0, gt=0, description="seconds; first backoff, doubled each time, with jitter"
-    )
+    retry_base_sec: float = Field(1.0, gt=0, description="seconds; first backoff, doubled, with jitter")
     retry_max_sec: float = Field(60.0, gt=0, description="seconds; longest backoff without a Retry-After")
-    retry_after_max_sec: float = Field(
-        300.0, gt=0, description="seconds; longest Retry-After that is respected"
-    )
+    retry_after_max_sec: float = Field(300.0, gt=0, description="seconds; longest Retry-After respected")
 
     # Context (tokens)
     context_window: int = Field(200_000, gt=0, description="tokens of prompt and answer that are used")
     output_reserve: int = Field(32_000, gt=0, description="tokens of the window kept free for the answer")
-    compact_at: float = Field(
-        0.85, gt=0, le=1, description="share of the usable window at which compaction starts"
-    )
-    protect_tool_tokens: int = Field(
-        40_000, ge=0, description="tokens of recent tool output that is never cleared"
-    )
+    compact_at: float = Field(0.85, gt=0, le=1, description="share of the window where compaction starts")
+    protect_tool_tokens: int = Field(40_000, ge=0, description="tokens of recent tool output never cleared")
     prune_minimum_tokens: int = Field(20_000, ge=0, description="tokens that pruning has to free")
     keep_recent_tokens: int = Field(20_000, ge=0, description="tokens of messages that a summary keeps")
     summary_max_tokens: int = Field(8_000, gt=0, description="tokens of a summary, at most")
@@ -80,17 +63,13 @@ class Settings(BaseModel):
     tool_preset: Literal["baseagent", "minimal"] = Field("baseagent", description="which tools are offered")
     tool_output_tokens: int = Field(4_000, gt=0, description="tokens of one tool result, at most")
     command_timeout_sec: float = Field(180.0, gt=0, description="seconds; default time limit of a command")
-    command_timeout_max_sec: float = Field(
-        3_600.0, gt=0, description="seconds; longest time limit that a command can request"
-    )
+    command_timeout_max_sec: float = Field(3_600.0, gt=0, description="seconds; longest limit of a command")
 
     # The loop
     max_steps: int = Field(250, gt=0, description="model calls in one run, at most")
     max_nudges: int = Field(3, ge=0, description="reminders in a row after turns without a tool call")
     repeat_limit: int = Field(3, gt=1, description="identical calls with identical results before a reminder")
-    deadline_sec: float | None = Field(
-        None, gt=0, description="seconds for the whole run; None means unknown"
-    )
+    deadline_sec: float | None = Field(None, gt=0, description="seconds for the run; None: unknown")
     finish_reserve_sec: float = Field(60.0, ge=0, description="seconds reserved to end in a verified state")
 
     @model_validator(mode="after")

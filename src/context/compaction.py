@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,7 +38,6 @@ def split(messages: Sequence[Message], head_size: int | None = None) -> HistoryP
     """Split a history at its assistant messages.
 
     Args:
-        messages: The history.
         head_size: Number of messages in the head. Pass it for a rewritten history, whose notes and
             summaries follow the head; they become an exchange of their own.
     """
@@ -92,14 +90,10 @@ def prune(
     return result if freed >= max(1, minimum_tokens) else None
 
 
-@cache
-def summary_request_text() -> str:
-    return Path(__file__).with_name("summarise.md").read_text(encoding="utf-8").strip()
-
-
 def summary_request(max_tokens: int) -> Message:
     """Return the user message that asks the model for a summary, to be sent after the history."""
-    return user(summary_request_text().replace("$max_tokens", str(max_tokens)))
+    text = Path(__file__).with_name("summarise.md").read_text(encoding="utf-8").strip()
+    return user(text.replace("$max_tokens", str(max_tokens)))
 
 
 def recent_exchanges(exchanges: Sequence[Exchange], count: Count, keep_tokens: int) -> tuple[Exchange, ...]:

@@ -29,10 +29,7 @@ _DIGITS = 3.0
 
 
 async def load_counter() -> TokenCounter:
-    """Return a counter.
-
-    It is made in a thread, since the exact one takes tenths of a second to load.
-    """
+    """Return a counter, made in a thread: the exact one takes tenths of a second to load."""
     return await asyncio.to_thread(_make_counter)
 
 

@@ -45,10 +45,7 @@ _building = threading.Lock()
 
 
 def load_encoding() -> tiktoken.Encoding:
-    """Return the encoding, built once per process.
-
-    Takes tenths of a second: call it in a thread.
-    """
+    """Return the encoding, built once. Takes tenths of a second: call it in a thread."""
     with _building:  # a cache alone would let several threads build it at the same time
         return _build_encoding()
 
@@ -69,10 +66,7 @@ def _build_encoding() -> tiktoken.Encoding:
 
 
 class ExactCounter:
-    """Counts with the model's own vocabulary.
-
-    Special tokens in the text are counted as plain text.
-    """
+    """Counts with the model's own vocabulary. Special tokens in the text count as plain text."""
 
     exact = True
 

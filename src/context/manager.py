@@ -43,8 +43,6 @@ class ContextManager:
     """Keeps the history of one run below `Settings.compact_tokens`.
 
     Args:
-        settings: Settings of the run.
-        counter: Counts tokens.
         tools_wire: The `tools` array that every request contains.
         summarise: Asks the model for a summary, with the same prefix and tools as every other call.
     """
@@ -70,9 +68,7 @@ class ContextManager:
         """Return the conversation, rewritten if it is too long.
 
         Args:
-            conversation: The history.
-            force: Rewrite it at least once. Pass it after the provider refused the history as too
-                long.
+            force: Rewrite it at least once, after the provider refused the history as too long.
 
         Raises:
             ContextTooSmall: The conversation does not fit, and nothing is left to drop.
@@ -91,7 +87,7 @@ class ContextManager:
                 continue
             force = False
             kind, messages, text = rewritten
-            conversation = conversation.rewritten(messages)
+            conversation = Conversation(messages)
             self._sizes.forget(conversation)
             events.append(CompactionEvent(kind, before, self.size(conversation), text))
         if (size := self.size(conversation)) > self._settings.usable_tokens:

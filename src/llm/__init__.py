@@ -12,27 +12,20 @@ from src.llm.errors import (
     ModelUnavailable,
     RetryableError,
 )
-from src.llm.messages import Conversation, Image, Message, ToolCall
-from src.llm.transport import Transport
 from src.llm.usage import TokenCounter, Usage, UsageTotals
 
 __all__ = [
     "Completion",
     "ContextOverflow",
-    "Conversation",
     "CostLimitReached",
     "DeadlineReached",
     "DeepSeekClient",
     "FatalModelError",
     "HistoryRefused",
-    "Image",
-    "Message",
     "ModelError",
     "ModelUnavailable",
     "RetryableError",
     "TokenCounter",
-    "ToolCall",
-    "Transport",
     "Usage",
     "UsageTotals",
 ]

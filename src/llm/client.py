@@ -7,14 +7,15 @@ import logging
 import random as _random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 
 from src.config import Settings
 from src.llm.completion import Completion, ParseArguments, assistant_message
 from src.llm.errors import ContextOverflow, CostLimitReached, RetryableError
 from src.llm.messages import Conversation, canonical_json
-from src.llm.retry import Retrier, RetryPolicy, load_tenacity
-from src.llm.stream import Answer, StreamLimits, receive
+from src.llm.retry import Retrier, load_tenacity
+from src.llm.stream import Answer, receive
 from src.llm.transport import Transport
 from src.llm.usage import TokenCounter, Usage, UsageTotals, billing_profile, cost_of
 
@@ -27,57 +28,34 @@ _COUNT_SLACK_EXACT = 1.02
 _COUNT_SLACK_ESTIMATE = 1.10
 
 
+@dataclass
 class DeepSeekClient:
     """Calls the configured model.
 
     One instance belongs to one run, and `spent` is what the run has used.
 
     Args:
-        settings: Settings of the run.
         counter: Counts tokens where the server reports no usage.
         parse_arguments: Turns the model's raw arguments into the text of a JSON object.
         transport: Sends the requests. By default it is made on the first call.
-        sleep: Waits between attempts.
         random: Returns a random number in [0, 1).
         clock: Returns the seconds of a monotonic clock.
         now: Returns the current moment, for peak prices.
-        log: Receives the retries.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        counter: TokenCounter,
-        *,
-        parse_arguments: ParseArguments,
-        transport: Transport | None = None,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        random: Callable[[], float] = _random.random,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        log: logging.Logger = _log,
-    ) -> None:
-        self.spent = UsageTotals()
-        self._settings = settings
-        self._counter = counter
-        self._parse_arguments = parse_arguments
-        self._transport = transport
-        self._sleep = sleep
-        self._random = random
-        self._clock = clock
-        self._now = now
-        self._log = log
-        self._tenacity: object | None = None
-        self._loading = asyncio.Lock()
-        self._limits = StreamLimits(
-            idle=settings.stream_idle_sec, queue=settings.stream_queue_sec, call=settings.call_timeout_sec
-        )
-        self._policy = RetryPolicy(
-            settings.max_retries,
-            settings.retry_base_sec,
-            settings.retry_max_sec,
-            settings.retry_after_max_sec,
-        )
+    settings: Settings
+    counter: TokenCounter
+    _: KW_ONLY
+    parse_arguments: ParseArguments
+    transport: Transport | None = None
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    random: Callable[[], float] = _random.random
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    log: logging.Logger = _log
+    spent: UsageTotals = field(init=False, default_factory=UsageTotals)
+    _tenacity: object | None = field(init=False, default=None)
+    _loading: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
 
     async def complete(
         self,
@@ -91,7 +69,6 @@ class DeepSeekClient:
         """Return the model's answer to the conversation.
 
         Args:
-            conversation: The history to send.
             tools_wire: The `tools` array as JSON, or None.
             prompt_tokens: Our own count of the prompt, for the cost limit and for calls without
                 usage.
@@ -108,17 +85,17 @@ class DeepSeekClient:
             DeadlineReached: The deadline passed.
         """
         transport = await self._ready()
-        began, spent_before = self._clock(), self.spent.cost_usd
+        began, spent_before = self.clock(), self.spent.cost_usd
 
         def time_left() -> float | None:
-            return None if deadline is None else deadline - self._clock()
+            return None if deadline is None else deadline - self.clock()
 
         async def attempt(number: int) -> Completion:
             output_tokens = self._output_tokens(prompt_tokens, max_tokens)
-            body = _request_body(self._settings, conversation, tools_wire, output_tokens)
-            answer, start = Answer(), self._now()
+            body = _request_body(self.settings, conversation, tools_wire, output_tokens)
+            answer, start = Answer(), self.now()
             try:
-                await receive(transport, body, answer, self._limits, time_left())
+                await receive(transport, body, answer, self.settings, time_left())
             except Exception:
                 await self._record_failure(answer, prompt_tokens, start)
                 raise
@@ -132,31 +109,31 @@ class DeepSeekClient:
                 usage = await self._estimate(answer, prompt_tokens)
             self._record(answer, usage, start, failed=False)
             return Completion(
-                message=assistant_message(answer, conversation, self._parse_arguments, self._random),
+                message=assistant_message(answer, conversation, self.parse_arguments, self.random),
                 finish_reason=answer.finish_reason,
                 usage=usage,
                 cost_usd=self.spent.cost_usd - spent_before,
-                model=answer.model or self._settings.model,
+                model=answer.model or self.settings.model,
                 attempts=number,
-                duration_sec=self._clock() - began,
+                duration_sec=self.clock() - began,
             )
 
-        retrier = Retrier(self._policy, self._sleep, self._random, time_left, self._log_retry, self._tenacity)
+        retrier = Retrier(self.settings, self.sleep, self.random, time_left, self._log_retry, self._tenacity)
         return await retrier.run(attempt)
 
     async def aclose(self) -> None:
         """Close the connections. The client cannot be used afterwards."""
-        if self._transport is not None:
-            await self._transport.aclose()
+        if self.transport is not None:
+            await self.transport.aclose()
 
     async def _ready(self) -> Transport:
         async with self._loading:
-            if self._transport is None:
-                self._transport = await load_transport(self._settings)
-                self._log.debug("model calls use the %s transport", self._transport.name)
+            if self.transport is None:
+                self.transport = await load_transport(self.settings)
+                self.log.debug("model calls use the %s transport", self.transport.name)
             if self._tenacity is None:
                 self._tenacity = await asyncio.to_thread(load_tenacity)
-        return self._transport
+        return self.transport
 
     def _output_tokens(self, prompt_tokens: int, max_tokens: int | None) -> int:
         """Return the output tokens to request.
@@ -165,10 +142,10 @@ class DeepSeekClient:
             ContextOverflow: The window leaves fewer than `min_output_tokens`.
             CostLimitReached: The cost limit pays for fewer than `min_output_tokens`.
         """
-        settings, profile = self._settings, self._settings.profile
+        settings, profile = self.settings, self.settings.profile
         wanted = min(max_tokens or settings.max_output_tokens, profile.max_output_tokens)
         least = min(wanted, settings.min_output_tokens)
-        slack = _COUNT_SLACK_EXACT if self._counter.exact else _COUNT_SLACK_ESTIMATE
+        slack = _COUNT_SLACK_EXACT if self.counter.exact else _COUNT_SLACK_ESTIMATE
         prompt = int(prompt_tokens * slack)
         room = profile.context_window - prompt
         if room < least:
@@ -185,11 +162,11 @@ class DeepSeekClient:
         The price is that of now; a call that crosses into the peak hours is recorded at the higher
         one.
         """
-        limit = self._settings.cost_limit_usd
+        limit = self.settings.cost_limit_usd
         if limit is None:
             return wanted
         left = limit - self.spent.cost_usd
-        profile, now = self._settings.profile, self._now()
+        profile, now = self.settings.profile, self.now()
         prompt_cost = cost_of(Usage.estimate(prompt_tokens, 0), profile, now)
         token_cost = cost_of(Usage.estimate(0, 1), profile, now)
         if token_cost == 0:
@@ -209,20 +186,20 @@ class DeepSeekClient:
         self._record(answer, usage, start, failed=True)
 
     def _record(self, answer: Answer, usage: Usage, start: datetime, *, failed: bool) -> None:
-        profile = billing_profile(self._settings.model, answer.model)
-        self.spent.record(usage, cost_of(usage, profile, start, self._now()), failed=failed)
+        profile = billing_profile(self.settings.model, answer.model)
+        self.spent.record(usage, cost_of(usage, profile, start, self.now()), failed=failed)
 
     async def _estimate(self, answer: Answer, prompt_tokens: int) -> Usage:
         texts = answer.texts()
         if sum(map(len, texts)) > _COUNT_INLINE_CHARS:
-            completion = await asyncio.to_thread(lambda: sum(map(self._counter.count, texts)))
+            completion = await asyncio.to_thread(lambda: sum(map(self.counter.count, texts)))
         else:
-            completion = sum(map(self._counter.count, texts))
-        markup = self._settings.profile.template.call_tokens * len(answer.calls)
+            completion = sum(map(self.counter.count, texts))
+        markup = self.settings.profile.template.call_tokens * len(answer.calls)
         return Usage.estimate(prompt_tokens, completion + markup)
 
     def _log_retry(self, attempt: int, error: RetryableError, delay: float) -> None:
-        self._log.warning("attempt %d failed: %s; next one in %.1f s", attempt, error, delay)
+        self.log.warning("attempt %d failed: %s; next one in %.1f s", attempt, error, delay)
 
 
 async def load_transport(settings: Settings) -> Transport:
@@ -254,12 +231,7 @@ def _request_body(
     `max_tokens`, which is not part of the prompt, may vary from call to call: the provider's prefix
     cache would miss otherwise.
     """
-    parts = [
-        b'{"model":',
-        canonical_json(settings.model),
-        b',"messages":',
-        conversation.wire(),
-    ]
+    parts = [b'{"model":', canonical_json(settings.model), b',"messages":', conversation.wire()]
     if tools_wire and tools_wire != b"[]":
         parts += [b',"tools":', tools_wire]
     parts += [b',"stream":true,"stream_options":{"include_usage":true},"max_tokens":', b"%d" % max_tokens]

@@ -43,10 +43,7 @@ class Completion:
 
 
 def assistant_message(
-    answer: Answer,
-    conversation: Conversation,
-    parse_arguments: ParseArguments,
-    random: Callable[[], float],
+    answer: Answer, conversation: Conversation, parse_arguments: ParseArguments, random: Callable[[], float]
 ) -> Message:
     """Return the assistant message. A refused answer (content_filter) loses its calls."""
     if answer.finish_reason == "content_filter":

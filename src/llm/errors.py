@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
+from src.config import Settings
 from src.text import Redactor, one_line
 
 _OVERFLOW = ("maximum context length", "context_length_exceeded", "context length exceeded")
@@ -83,14 +84,7 @@ class DeadlineReached(ModelError):
 
 
 def refusal_error(status: int, text: str, headers: Mapping[str, str], redact: Redactor) -> ModelError:
-    """Return the error for a response whose status is not 200.
-
-    Args:
-        status: The HTTP status.
-        text: The body of the response.
-        headers: The response's headers, with names in lower case.
-        redact: Removes secrets from the server's message.
-    """
+    """Return the error for a response whose status is not 200. Header names are in lower case."""
     message = _server_message(text, redact)
     if status == 400:
         return _bad_request(message)
@@ -133,7 +127,7 @@ def stream_error(error: object, redact: Redactor) -> ModelError:
     return RetryableError(f"the model's server broke off its answer: {_server_message(text, redact)}")
 
 
-def transport_error(error: Exception, *, idle_sec: float, connect_sec: float, redact: Redactor) -> ModelError:
+def transport_error(error: Exception, settings: Settings, redact: Redactor) -> ModelError:
     """Return the error for an exception of a transport's library, by its class names and causes.
 
     Names are compared because openai may bring its own copy of httpx, with classes of its own.
@@ -143,9 +137,10 @@ def transport_error(error: Exception, *, idle_sec: float, connect_sec: float, re
     if names & _UNUSABLE:
         return FatalModelError(f"DEEPSEEK_BASE_URL is not a usable URL: {message}")
     if names & _SILENT:
-        return RetryableError(f"the model's server sent nothing for {idle_sec:g} s")
+        return RetryableError(f"the model's server sent nothing for {settings.stream_idle_sec:g} s")
     if names & _NO_CONNECTION:
-        return RetryableError(f"no connection to the model's server within {connect_sec:g} s: {message}")
+        limit = settings.connect_timeout_sec
+        return RetryableError(f"no connection to the model's server within {limit:g} s: {message}")
     if names & _NETWORK:
         return RetryableError(f"the connection to the model's server broke off: {message}")
     if "ValueError" in names:  # invalid JSON or UTF-8
@@ -154,10 +149,7 @@ def transport_error(error: Exception, *, idle_sec: float, connect_sec: float, re
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the seconds of a `Retry-After` header, or None if there is no valid one.
-
-    RFC 9110 allows a number of seconds or an HTTP date.
-    """
+    """Return the seconds of a `Retry-After` header (RFC 9110: a number or a date), or None."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None

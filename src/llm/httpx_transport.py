@@ -52,12 +52,7 @@ class HttpxTransport:
         except ModelError:
             raise
         except Exception as error:
-            raise transport_error(
-                error,
-                idle_sec=self._settings.stream_idle_sec,
-                connect_sec=self._settings.connect_timeout_sec,
-                redact=self._redact,
-            ) from None
+            raise transport_error(error, self._settings, self._redact) from None
 
     async def aclose(self) -> None:
         """See Transport.aclose."""

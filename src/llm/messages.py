@@ -2,8 +2,8 @@
 
 A message is serialised once, when it is created, and every later request sends those bytes. The
 provider's prefix cache hits only on exact prefixes, so nothing is ever serialised again. Pruning
-and summarising are the only rewrites. They go through `Conversation.rewritten`, which returns a new
-conversation and keeps the bytes of every unchanged message.
+and summarising are the only rewrites. They make a new conversation, in which every unchanged
+message keeps its bytes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class Conversation:
     def __init__(self, messages: Iterable[Message] = ()) -> None:
         self._messages: list[Message] = []
         self._unanswered: list[str] = []
-        self.extend(messages)
+        for message in messages:
+            self.append(message)
 
     def append(self, message: Message) -> None:
         """Add one message. Raise PairingError if it breaks the pairing of calls and answers."""
@@ -134,14 +135,6 @@ class Conversation:
                 raise PairingError(f"call ids repeat: {ids}")
             self._unanswered = ids
         self._messages.append(message)
-
-    def extend(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self.append(message)
-
-    def rewritten(self, messages: Iterable[Message]) -> Conversation:
-        """Return a new conversation; unchanged Message objects keep their bytes."""
-        return Conversation(messages)
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -56,19 +56,11 @@ class OpenAITransport:
             response = error.response
             raise refusal_error(error.status_code, response.text, response.headers, self._redact) from None
         except openai.APIConnectionError as error:
-            raise self._transport_error(error) from None
+            raise transport_error(error, self._settings, self._redact) from None
         except openai.APIError as error:  # an error event inside the stream
             raise stream_error(error.body, self._redact) from None
         except Exception as error:
-            raise self._transport_error(error) from None
-
-    def _transport_error(self, error: Exception) -> ModelError:
-        return transport_error(
-            error,
-            idle_sec=self._settings.stream_idle_sec,
-            connect_sec=self._settings.connect_timeout_sec,
-            redact=self._redact,
-        )
+            raise transport_error(error, self._settings, self._redact) from None
 
     async def aclose(self) -> None:
         """See Transport.aclose."""

@@ -7,48 +7,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from src.config import Settings
 from src.llm.errors import DeadlineReached, ModelError, ModelUnavailable, RetryableError
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Number of retries, and their delays in seconds."""
-
-    max_retries: int
-    base_sec: float
-    max_sec: float
-    retry_after_max_sec: float
-
-    def delay(self, attempt: int, error: RetryableError, random: float) -> float:
-        """Return the seconds to wait after a failed attempt.
-
-        The server's Retry-After takes precedence. Up to `base_sec` is added to it, so that many
-        agents do not return at the same moment and a Retry-After of 0 does not cause a busy loop.
-        Without one, the delay doubles each time, and half of it is random.
-
-        Args:
-            attempt: Number of the attempt, from 1.
-            error: Failure of the attempt.
-            random: Random number in [0, 1).
-        """
-        if error.retry_after is not None:
-            return min(error.retry_after, self.retry_after_max_sec) + self.base_sec * random
-        # 2 ** 60 exceeds any limit; much larger powers would overflow a float.
-        longest = min(self.max_sec, self.base_sec * 2.0 ** min(attempt - 1, 60))
-        return longest * (0.5 + 0.5 * random)
-
-
 @dataclass(slots=True)
 class Retrier:
-    """Runs a call until it succeeds. Time and randomness are injected.
+    """Runs one call until it succeeds. Time and randomness are injected.
 
     `time_left` returns the seconds until the deadline, or None if there is none. `on_retry` is
     called before each delay with the failed attempt, its error and the seconds.
     """
 
-    policy: RetryPolicy
+    settings: Settings
     sleep: Callable[[float], Awaitable[object]]
     random: Callable[[], float]
     time_left: Callable[[], float | None]
@@ -64,7 +37,6 @@ class Retrier:
             DeadlineReached: The next delay does not fit into the time left.
             Exception: Any other error of `call`, at once.
         """
-        self._delays.clear()
         if self.tenacity is None:
             return await self._loop(call)
         return await self._with_tenacity(call)
@@ -113,20 +85,34 @@ class Retrier:
     def _delay(self, attempt: int, error: RetryableError) -> float:
         """Return the delay after an attempt. It is drawn once, however often this is called."""
         if attempt not in self._delays:
-            self._delays[attempt] = self.policy.delay(attempt, error, self.random())
+            self._delays[attempt] = delay_after(attempt, error, self.settings, self.random())
         return self._delays[attempt]
 
     def _exhausted(self, attempt: int, error: RetryableError) -> bool:
-        if attempt > self.policy.max_retries:
+        if attempt > self.settings.max_retries:
             return True
         left = self.time_left()
         return left is not None and self._delay(attempt, error) >= left
 
     def _final_error(self, attempt: int, error: RetryableError) -> ModelError:
         attempts = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-        if attempt <= self.policy.max_retries:
+        if attempt <= self.settings.max_retries:
             return DeadlineReached(f"no time is left to call the model again after {attempts}: {error}")
         return ModelUnavailable(f"the model could not be reached in {attempts}: {error}")
+
+
+def delay_after(attempt: int, error: RetryableError, settings: Settings, random: float) -> float:
+    """Return the seconds to wait after a failed attempt (counted from 1), given a number in [0, 1).
+
+    The server's Retry-After takes precedence. Up to `retry_base_sec` is added to it, so that many
+    agents do not return at the same moment and a Retry-After of 0 does not cause a busy loop.
+    Without one, the delay doubles each time, and half of it is random.
+    """
+    if error.retry_after is not None:
+        return min(error.retry_after, settings.retry_after_max_sec) + settings.retry_base_sec * random
+    # 2 ** 60 exceeds any limit; much larger powers would overflow a float.
+    longest = min(settings.retry_max_sec, settings.retry_base_sec * 2.0 ** min(attempt - 1, 60))
+    return longest * (0.5 + 0.5 * random)
 
 
 def load_tenacity() -> Any:

@@ -7,6 +7,7 @@ import math
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from src.config import Settings
 from src.llm.errors import DeadlineReached, RetryableError
 from src.llm.transport import CallDelta, Chunk, Transport
 from src.llm.usage import Usage
@@ -14,23 +15,6 @@ from src.llm.usage import Usage
 # Seconds to wait for the usage and the end of the stream after the finish reason. A server that
 # keeps the connection open after that must not delay the run.
 _TAIL_SEC = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class StreamLimits:
-    """Time limits of a stream in seconds (docs/contract.md, DeepSeek's API).
-
-    - `idle`: without any byte (the transport's read timeout) or, once the answer has begun, without
-      a chunk. Keep-alive comments do not count then, since some servers send them forever after an
-      answer.
-    - `queue`: from the request to the first chunk. Keep-alive comments mean that the request is
-      queued, so `idle` does not apply. The server gives up after ten minutes.
-    - `call`: for the whole call.
-    """
-
-    idle: float
-    queue: float
-    call: float
 
 
 @dataclass(slots=True)
@@ -98,10 +82,7 @@ class Answer:
         return [text for text in (self.reasoning, self.content, *calls) if text]
 
     def _call(self, delta: CallDelta) -> PartialCall:
-        """Return the call that a delta belongs to.
-
-        Without an index that is the last call, unless the delta has another id.
-        """
+        """Return a delta's call: without an index the last one, unless the delta has another id."""
         if delta.index is None:
             if self._calls and delta.id in ("", self._calls[-1][1].id):
                 return self._calls[-1][1]
@@ -117,15 +98,21 @@ class Answer:
 
 
 async def receive(
-    transport: Transport, body: bytes, answer: Answer, limits: StreamLimits, time_left: float | None
+    transport: Transport, body: bytes, answer: Answer, settings: Settings, time_left: float | None
 ) -> None:
     """Send a request and collect the answer until the stream has ended.
 
+    Three settings limit it (docs/contract.md, DeepSeek's API):
+
+    - `stream_idle_sec`: without any byte (the transport's read timeout) or, once the answer has
+      begun, without a chunk. Keep-alive comments do not count then, since some servers send them
+      forever after an answer.
+    - `stream_queue_sec`: from the request to the first chunk. Keep-alive comments mean that the
+      request is queued, so `stream_idle_sec` does not apply. The server gives up after ten minutes.
+    - `call_timeout_sec`: for the whole call.
+
     Args:
-        transport: Sends the request.
-        body: The body of the request.
         answer: Receives the chunks. It keeps what arrived if an error is raised.
-        limits: Time limits of the stream.
         time_left: Seconds until the run's deadline, or None if there is none.
 
     Raises:
@@ -136,17 +123,18 @@ async def receive(
     loop = asyncio.get_running_loop()
     start = loop.time()
     deadline = start + (math.inf if time_left is None else max(0.0, time_left))
-    end = min(deadline, start + limits.call)
-    watch = asyncio.timeout_at(min(end, start + limits.queue))
+    end = min(deadline, start + settings.call_timeout_sec)
+    watch = asyncio.timeout_at(min(end, start + settings.stream_queue_sec))
     try:
         async with watch, aclosing(transport.stream(body)) as chunks:
             async for chunk in chunks:
                 answer.add(chunk)
-                gap = min(_TAIL_SEC, limits.idle) if answer.finish_reason else limits.idle
+                idle = settings.stream_idle_sec
+                gap = min(_TAIL_SEC, idle) if answer.finish_reason else idle
                 watch.reschedule(min(end, loop.time() + gap))
     except TimeoutError:
         if not answer.finish_reason:
-            raise _timed_out(answer, limits, loop.time(), start, deadline) from None
+            raise _timed_out(answer, settings, loop.time(), start, deadline) from None
     except RetryableError:
         if not answer.finish_reason:
             raise
@@ -154,15 +142,17 @@ async def receive(
 
 
 def _timed_out(
-    answer: Answer, limits: StreamLimits, now: float, start: float, deadline: float
+    answer: Answer, settings: Settings, now: float, start: float, deadline: float
 ) -> DeadlineReached | RetryableError:
     if now >= deadline:
         return DeadlineReached("the deadline passed during a model call")
-    if now >= start + limits.call:
-        return RetryableError(f"the model's answer was not complete after {limits.call:g} s")
+    if now >= start + settings.call_timeout_sec:
+        return RetryableError(f"the model's answer was not complete after {settings.call_timeout_sec:g} s")
     if answer.chunks:
-        return RetryableError(f"the model's answer stalled: nothing new for {limits.idle:g} s")
-    return RetryableError(f"the model's server kept the call queued for more than {limits.queue:g} s")
+        return RetryableError(f"the model's answer stalled: nothing new for {settings.stream_idle_sec:g} s")
+    return RetryableError(
+        f"the model's server kept the call queued for more than {settings.stream_queue_sec:g} s"
+    )
 
 
 def _check(answer: Answer) -> None:

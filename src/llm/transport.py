@@ -64,12 +64,7 @@ class Transport(Protocol):
 
 
 def parse_chunk(data: object, redact: Redactor) -> Chunk:
-    """Return the chunk in the JSON of one event. Unknown keys are ignored; null means empty.
-
-    Raises:
-        RetryableError: The data is not a chunk.
-        ModelError: The data is an error event.
-    """
+    """Return the chunk in an event's JSON. Raises ModelError for an error event or no chunk."""
     if not isinstance(data, dict):
         raise RetryableError(f"the model's server sent {type(data).__name__} where a chunk belongs")
     event = cast("dict[str, Any]", data)

@@ -27,10 +27,7 @@ _DURATION = re.compile(r"\b\d+(?:\.\d+)? ?m?s\b")
 
 
 class Deadline:
-    """The time limit of a run. If it is unknown (`limit_sec` None), nothing is limited.
-
-    The validator never reveals it (docs/contract.md, The entrypoint).
-    """
+    """The time limit of a run, or none: the validator never reveals it (docs/contract.md)."""
 
     def __init__(self, limit_sec: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -74,18 +71,18 @@ def known_deadline(extra: Mapping[str, Any], context: object, logs_dir: Path | N
     trial's config.json, which Harbor keeps beside `logs_dir`. Of the latter only an explicit
     override counts: the agent must not read the task's own folder.
     """
-    for source in (extra, _as_mapping(context)):
-        for key in DEADLINE_KEYS:
-            seconds = _seconds(source.get(key))
-            if seconds is not None:
-                return seconds
+    given = [extra.get(key) for key in DEADLINE_KEYS] + [context_value(context, key) for key in DEADLINE_KEYS]
+    for value in given:
+        if (seconds := _seconds(value)) is not None:
+            return seconds
     return None if logs_dir is None else _from_trial_config(logs_dir.parent / "config.json")
 
 
-def _as_mapping(context: object) -> Mapping[str, Any]:
+def context_value(context: object, name: str) -> Any:
+    """Return a key of the driver's context, or an attribute if it is no mapping; else None."""
     if isinstance(context, Mapping):
-        return cast("Mapping[str, Any]", context)
-    return {key: getattr(context, key, None) for key in DEADLINE_KEYS}
+        return cast("Mapping[str, Any]", context).get(name)
+    return getattr(context, name, None)
 
 
 def _from_trial_config(path: Path) -> float | None:
@@ -144,10 +141,7 @@ class BudgetWatch:
         return texts
 
     def _due(self, limit: str, share: float) -> str | None:
-        """Return the advice for the highest new fraction that was passed.
-
-        Lower ones are skipped.
-        """
+        """Return the advice for the highest new fraction that was passed, skipping lower ones."""
         marks = (*BUDGET_FRACTIONS, 1.0)
         passed = [mark for mark in marks if share >= mark and (limit, mark) not in self._given]
         if not passed:
@@ -167,10 +161,7 @@ class StallVerdict:
 
 
 class StallWatch:
-    """Detects identical calls, errors and waiting over many turns.
-
-    Progress resets the reminders.
-    """
+    """Detects repeated calls, errors and waiting over many turns. Progress resets the reminders."""
 
     def __init__(self, repeat_limit: int) -> None:
         self._repeat_limit = repeat_limit

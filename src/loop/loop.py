@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 
 from src.config import Settings
@@ -57,60 +57,51 @@ class RunEnd:
     detail: str = ""
 
 
+@dataclass
 class AgentLoop:
     """Runs the agent on one instruction.
 
     `snapshot` describes the environment in the first message. `on_step` is called after every step.
     """
 
-    def __init__(
-        self,
-        instruction: str,
-        snapshot: str,
-        *,
-        settings: Settings,
-        client: DeepSeekClient,
-        context: ContextManager,
-        registry: HarborToolRegistry,
-        recorder: TrajectoryRecorder,
-        deadline: Deadline,
-        redact: Redactor,
-        log: logging.Logger,
-        on_step: Callable[[], None],
-    ) -> None:
-        self._settings = settings
-        self._client = client
-        self._context = context
-        self._registry = registry
-        self._recorder = recorder
-        self._deadline = deadline
-        self._redact = redact
-        self._log = log
-        self._on_step = on_step
-        self._ends = EndPolicy(instruction, settings.max_nudges)
-        self._stall = StallWatch(settings.repeat_limit)
-        self._budget = BudgetWatch(settings, deadline)
+    instruction: str
+    snapshot: str
+    _: KW_ONLY
+    settings: Settings
+    client: DeepSeekClient
+    context: ContextManager
+    registry: HarborToolRegistry
+    recorder: TrajectoryRecorder
+    deadline: Deadline
+    redact: Redactor
+    log: logging.Logger
+    on_step: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self._ends = EndPolicy(self.instruction, self.settings.max_nudges)
+        self._stall = StallWatch(self.settings.repeat_limit)
+        self._budget = BudgetWatch(self.settings, self.deadline)
         self._rephrased = False
         self._repaired = False
         self.steps = 0
         self.conversation = Conversation()
         self._add(system(prompt("system")))
-        self._add_user(prompt("instruction", instruction=instruction, snapshot=snapshot))
+        self._add_user(prompt("instruction", instruction=self.instruction, snapshot=self.snapshot))
 
     async def run(self) -> RunEnd:
         """Run to an end. Raise nothing but CancelledError and errors of our own code."""
         while True:
             end = await self._step()
-            self._recorder.save_soon()
-            self._on_step()
+            self.recorder.save_soon()
+            self.on_step()
             if end is not None:
                 return end
 
     async def _step(self) -> RunEnd | None:
         """Call the model once and handle its answer. Return the end of the run, if it ends."""
-        if self.steps >= self._settings.max_steps:
+        if self.steps >= self.settings.max_steps:
             return RunEnd(EndReason.STEP_LIMIT)
-        if self._deadline.left_sec <= 0:
+        if self.deadline.left_sec <= 0:
             return RunEnd(EndReason.DEADLINE)
         try:
             completion = await self._call_model()
@@ -147,26 +138,26 @@ class AgentLoop:
     async def _call_model(self) -> Completion:
         """Call the model with a history that fits. A context overflow compacts it further."""
         for overflows in range(MAX_OVERFLOWS + 1):
-            fitted = await self._context.fit(self.conversation, force=overflows > 0)
+            fitted = await self.context.fit(self.conversation, force=overflows > 0)
             self.conversation = fitted.conversation
             for event in fitted.events:
-                self._recorder.compaction(event.kind, event.tokens_before, event.tokens_after, event.text)
-                self._log.info(
+                self.recorder.compaction(event.kind, event.tokens_before, event.tokens_after, event.text)
+                self.log.info(
                     "context: %s, %d → %d tokens", event.kind, event.tokens_before, event.tokens_after
                 )
             try:
-                completion = await self._client.complete(
+                completion = await self.client.complete(
                     self.conversation,
-                    tools_wire=self._registry.schemas_wire,
-                    prompt_tokens=self._context.size(self.conversation),
-                    deadline=self._deadline.at,
+                    tools_wire=self.registry.schemas_wire,
+                    prompt_tokens=self.context.size(self.conversation),
+                    deadline=self.deadline.at,
                 )
             except ContextOverflow:
                 if overflows == MAX_OVERFLOWS:
                     raise
-                self._log.info("context: too long for the provider")
+                self.log.info("context: too long for the provider")
                 continue
-            self._context.record(self.conversation, completion.usage)
+            self.context.record(self.conversation, completion.usage)
             return completion
         raise AssertionError("unreachable")
 
@@ -179,7 +170,7 @@ class AgentLoop:
             if completion.cut:
                 results = [ToolResult(CUT_RESULT, is_error=True) for _ in calls]
             else:
-                results = await self._registry.execute(calls)
+                results = await self.registry.execute(calls)
         except EnvironmentGone as error:
             gone = error
             results = [ToolResult(f"the environment is gone: {error}", is_error=True) for _ in calls]
@@ -187,7 +178,7 @@ class AgentLoop:
             self._record(completion, [(call.id, "cancelled while it ran") for call in calls])
             raise
         observations = [
-            (call.id, self._redact(result.text)) for call, result in zip(calls, results, strict=True)
+            (call.id, self.redact(result.text)) for call, result in zip(calls, results, strict=True)
         ]
         for call_id, text in observations:
             self.conversation.append(tool(call_id, text))
@@ -226,31 +217,31 @@ class AgentLoop:
         if self._repaired or last is None:
             return RunEnd(EndReason.MODEL_ERROR, str(error))
         self._repaired = True
-        self._log.warning("history refused, last exchange dropped: %s", error)
-        self.conversation = self.conversation.rewritten(messages[:last])
+        self.log.warning("history refused, last exchange dropped: %s", error)
+        self.conversation = Conversation(messages[:last])
         self._add_user(prompt("lost_turn"))
         return None
 
     def _add_warnings(self) -> None:
-        for text in self._budget.warnings(self.steps, self._client.spent.cost_usd):
+        for text in self._budget.warnings(self.steps, self.client.spent.cost_usd):
             self._add_user(text)
 
     def _add_user(self, text: str) -> None:
-        self._add(user(self._redact(text)))
+        self._add(user(self.redact(text)))
 
     def _add(self, message: Message) -> None:
         self.conversation.append(message)
-        record = self._recorder.system if message.role == "system" else self._recorder.user
+        record = self.recorder.system if message.role == "system" else self.recorder.user
         record(message.content)
 
     def _record(self, completion: Completion, observations: list[tuple[str, str]]) -> None:
-        effort = self._settings.reasoning_effort if self._settings.thinking else None
-        self._recorder.agent(completion, observations, effort)
+        effort = self.settings.reasoning_effort if self.settings.thinking else None
+        self.recorder.agent(completion, observations, effort)
 
     def _log_step(self, completion: Completion) -> None:
         usage = completion.usage
         names = ", ".join(call.name for call in completion.message.tool_calls) or completion.finish_reason
-        self._log.info(
+        self.log.info(
             "step %d: %s; %d prompt tokens (%d cached), %d out, $%.4f, %.1f s",
             self.steps,
             names,

@@ -8,6 +8,7 @@ import logging
 import os
 import uuid
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from src.config import Settings, SettingsError, load_settings
 from src.context import ContextManager, load_counter
 from src.llm import DeepSeekClient, ModelError, TokenCounter, UsageTotals
 from src.llm.messages import Conversation, Message
-from src.loop.limits import Deadline, known_deadline
+from src.loop.limits import Deadline, context_value, known_deadline
 from src.loop.loop import AgentLoop, EndReason, RunEnd
 from src.text import Redactor, one_line
 from src.tools import HarborToolRegistry
@@ -32,51 +33,34 @@ SNAPSHOT_TOKENS = 1_500
 _VARIABLES = frozenset({"api_key", "base_url", "model", "cost_limit_usd"})
 
 
+@dataclass(kw_only=True, repr=False)  # `extra` may hold the key
 class AgentRun:
     """One call of `Agent.run`.
 
-    Args:
-        name: The agent's name in its records.
-        version: The agent's version in its records.
+    Attributes:
         logs_dir: The folder for the trajectory and the log, or None.
         model_name: The model that the driver asks for, or None.
-        extra: Other keywords of the constructor.
-        instruction: The task.
+        extra: Other keywords of the agent's constructor.
         environment: The driver's environment, with `exec`.
         context: The driver's context, in any of its forms.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        version: str,
-        logs_dir: Path | None,
-        model_name: str | None,
-        extra: Mapping[str, Any],
-        instruction: str,
-        environment: object,
-        context: object,
-    ) -> None:
-        self._name = name
-        self._version = version
-        self._logs_dir = logs_dir
-        self._model_name = model_name
-        self._extra = extra
-        self._instruction = instruction
-        self._environment = environment
-        self._context = context
-        self._redact = Redactor(())
-        self._log: logging.Logger = make_log(None, self._redact)
-        self._totals: UsageTotals | None = None
-        self._recorder: TrajectoryRecorder | None = None
-        self._loop: AgentLoop | None = None
+    name: str
+    version: str
+    logs_dir: Path | None
+    model_name: str | None
+    extra: Mapping[str, Any]
+    instruction: str
+    environment: object
+    context: object
+    _redact: Redactor = field(init=False, default_factory=lambda: Redactor(()))
+    _log: logging.Logger = field(init=False, default_factory=lambda: make_log(None, Redactor(())))
+    _totals: UsageTotals | None = field(init=False, default=None)
+    _recorder: TrajectoryRecorder | None = field(init=False, default=None)
+    _loop: AgentLoop | None = field(init=False, default=None)
 
     async def execute(self) -> str:
-        """Run the agent and return one line about the run.
-
-        Never raises, not even when cancelled.
-        """
+        """Run the agent and return one line about the run. Never raises, even when cancelled."""
         try:
             end = await self._run()
         except asyncio.CancelledError:
@@ -98,12 +82,12 @@ class AgentRun:
         except SettingsError as error:
             return RunEnd(EndReason.SETTINGS, str(error))
         self._redact = Redactor([settings.api_key.get_secret_value()])
-        self._log = make_log(self._logs_dir, self._redact)
-        limit = settings.deadline_sec or known_deadline(self._extra, self._context, self._logs_dir)
+        self._log = make_log(self.logs_dir, self._redact)
+        limit = settings.deadline_sec or known_deadline(self.extra, self.context, self.logs_dir)
         deadline = Deadline(limit)
         counter = await load_counter()
         workspace = Workspace(
-            self._environment,
+            self.environment,
             settings=settings,
             log=self._log,
             time_left=lambda: deadline.allowance_sec(settings.finish_reserve_sec),
@@ -135,9 +119,10 @@ class AgentRun:
 
     def _settings(self) -> Settings:
         names = Settings.model_fields.keys() - _VARIABLES
-        overrides = {name: self._extra[name] for name in names if self._extra.get(name) is not None}
-        extra_env = self._extra.get("extra_env")
-        return load_settings(context_env(self._context), extra_env, os.environ, self._model_name, overrides)
+        overrides = {name: self.extra[name] for name in names if self.extra.get(name) is not None}
+        env = context_value(self.context, "env")
+        env = cast("Mapping[str, str]", env) if isinstance(env, Mapping) else None
+        return load_settings(env, self.extra.get("extra_env"), os.environ, self.model_name, overrides)
 
     async def _assemble(
         self,
@@ -149,12 +134,12 @@ class AgentRun:
     ) -> tuple[TrajectoryRecorder, AgentLoop]:
         registry = HarborToolRegistry(workspace, settings, counter, log=self._log)
         agent = AgentInfo(
-            name=self._name,
-            version=self._version,
+            name=self.name,
+            version=self.version,
             model_name=settings.model,
             tool_definitions=list(registry.schemas),
         )
-        recorder = TrajectoryRecorder(self._logs_dir, agent, str(uuid.uuid4()), self._redact)
+        recorder = TrajectoryRecorder(self.logs_dir, agent, str(uuid.uuid4()), self._redact)
 
         async def summarise(conversation: Conversation, request: Message) -> str:
             """Return the model's summary, or an empty text if there is none."""
@@ -175,7 +160,7 @@ class AgentRun:
             return "" if completion.cut else completion.message.content
 
         loop = AgentLoop(
-            self._instruction,
+            self.instruction,
             await environment_snapshot(workspace, counter),
             settings=settings,
             client=client,
@@ -190,14 +175,11 @@ class AgentRun:
         return recorder, loop
 
     def _report(self, **facts: Any) -> None:
-        """Write the figures so far to the driver's context, if it has fields for them.
-
-        Input tokens include the cached ones, the cost is in US dollars.
-        """
+        """Write the figures so far, with the cost in US dollars, to the driver's context."""
         if self._totals is None or self._loop is None:
             return
         usage = self._totals.usage
-        metadata = getattr(self._context, "metadata", None)
+        metadata = getattr(self.context, "metadata", None)
         values: dict[str, Any] = {
             "n_input_tokens": usage.prompt_tokens,
             "n_cache_tokens": usage.cache_hit_tokens,
@@ -212,18 +194,9 @@ class AgentRun:
             },
         }
         for name, value in values.items():
-            if hasattr(self._context, name):
+            if hasattr(self.context, name):
                 with contextlib.suppress(Exception):  # a frozen or validating object may refuse
-                    setattr(self._context, name, value)
-
-
-def context_env(context: object) -> Mapping[str, str] | None:
-    """Return the context's variables: `.env` of an object or the key "env" of a dict, else None."""
-    if isinstance(context, Mapping):
-        env = cast("Mapping[str, Any]", context).get("env")
-    else:
-        env = getattr(context, "env", None)
-    return cast("Mapping[str, str]", env) if isinstance(env, Mapping) else None
+                    setattr(self.context, name, value)
 
 
 def summary_line(end: RunEnd, steps: int, totals: UsageTotals | None) -> str:

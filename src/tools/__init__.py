@@ -1,6 +1,6 @@
 """The tools that the model can call, and the registry that answers every call."""
 
-from src.tools.base import Arguments, Tool, ToolContext, ToolError, ToolResult
+from src.tools.base import ToolResult
 from src.tools.registry import HarborToolRegistry
 
-__all__ = ["Arguments", "HarborToolRegistry", "Tool", "ToolContext", "ToolError", "ToolResult"]
+__all__ = ["HarborToolRegistry", "ToolResult"]

@@ -44,10 +44,7 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
         return ToolResult("\n".join(lines))
 
     def _normalised(self, patch: Patch) -> Patch:
-        """Return the patch with one name for each file.
-
-        Raise ForbiddenPath before any file is read.
-        """
+        """Return the patch with one name for each file. Raises ForbiddenPath before any is read."""
 
         def normal(operation: Operation) -> Operation:
             path = self.context.relative_path(operation.path)
@@ -55,13 +52,13 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
                 return replace(operation, path=path, move_to=self.context.relative_path(operation.move_to))
             return replace(operation, path=path)
 
-        return Patch(tuple(normal(operation) for operation in patch.operations))
+        return tuple(normal(operation) for operation in patch)
 
     async def _contents(self, patch: Patch) -> dict[str, bytes]:
         workspace = self.context.workspace
         contents: dict[str, bytes] = {}
         created = _created(patch)
-        for operation in patch.operations:
+        for operation in patch:
             for path in _paths(operation):
                 entry = await workspace.stat(path)
                 if entry is None:
@@ -100,10 +97,7 @@ class ApplyPatch(Tool[ApplyPatchArguments]):
             raise ToolError(f"{printable_path(done[-1].path)}: {error}{state}") from error
 
     async def _undo(self, done: Sequence[Change]) -> list[str]:
-        """Undo all changes but the last, which failed.
-
-        Return the paths that could not be restored.
-        """
+        """Undo all changes but the last, which failed. Return the paths that were not restored."""
         workspace = self.context.workspace
         failed: list[str] = []
         for change in reversed(done[:-1]):
@@ -123,6 +117,5 @@ def _paths(operation: Operation) -> list[str]:
 
 
 def _created(patch: Patch) -> set[str]:
-    """Return the paths that the patch itself creates."""
-    created = {op.move_to for op in patch.operations if isinstance(op, UpdateFile) and op.move_to is not None}
-    return created | {op.path for op in patch.operations if isinstance(op, AddFile)}
+    created = {op.move_to for op in patch if isinstance(op, UpdateFile) and op.move_to is not None}
+    return created | {op.path for op in patch if isinstance(op, AddFile)}

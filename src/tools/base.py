@@ -76,10 +76,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 class Tool(ABC, Generic[A]):
-    """One tool.
-
-    Calls of `read_only` tools may run concurrently, others run in the model's order.
-    """
+    """One tool. Calls of `read_only` tools may run concurrently, others in the model's order."""
 
     name: ClassVar[str]
     description: ClassVar[str]

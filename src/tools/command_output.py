@@ -13,30 +13,31 @@ _STEPS_SEC = (10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 
 def command_result(context: ToolContext, result: CommandResult, timeout_advice: str) -> ToolResult:
     """Return the output within the budget, and a line with exit code and duration, or the limit."""
-    last_line = f"[{_ending(result, timeout_advice)}]"
-    output = output_text(
+    text = with_output(
         context,
         result.head,
         result.tail,
+        f"[{_ending(result, timeout_advice)}]",
         lost=result.total_bytes - len(result.head) - len(result.tail),
         path=result.output_path,
-        budget=context.budget - context.counter.count(last_line) - _MARGIN,
     )
     failed = result.timed_out or result.overflowed or result.exit_code in (None, NOT_FOUND, NOT_EXECUTABLE)
-    return ToolResult(f"{output}\n{last_line}", is_error=failed)
+    return ToolResult(text, is_error=failed)
 
 
-def output_text(context: ToolContext, head: bytes, tail: bytes, *, lost: int, path: str, budget: int) -> str:
-    """Return readable output in at most `budget` tokens, or `(no output)` if there is none."""
+def with_output(
+    context: ToolContext, head: bytes, tail: bytes, last_line: str, *, lost: int, path: str
+) -> str:
+    """Return readable output, or `(no output)`, and the last line, within the budget."""
+    counter = context.counter
+    budget = max(0, context.budget - counter.count(last_line) - _MARGIN)
     lost = max(0, lost)
     if lost:
         head, tail = _whole_characters(head, tail)
     else:
         head, tail = head + tail, b""
-    text = fit(
-        readable(head), readable(tail), max(0, budget), context.counter, lost_bytes=lost, full_text=path
-    ).rstrip("\n")
-    return text if text.strip() else "(no output)"
+    text = fit(readable(head), readable(tail), budget, counter, lost_bytes=lost, full_text=path).rstrip("\n")
+    return f"{text if text.strip() else '(no output)'}\n{last_line}"
 
 
 def _ending(result: CommandResult, timeout_advice: str) -> str:

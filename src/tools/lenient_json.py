@@ -29,10 +29,7 @@ class LenientError(ValueError):
 
 
 def parse_lenient(text: str) -> Any:
-    """Return the value in `text`.
-
-    Extra closing brackets after it are ignored, other text is an error.
-    """
+    """Return the value in `text`. Extra closing brackets after it are ignored."""
     reader = _Reader(text)
     value = reader.value(0)
     rest = text[reader.at :].strip().rstrip("]}").strip()

@@ -30,10 +30,7 @@ class ReadFileArguments(Arguments):
 
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
-    """Lines without their line feeds, from `first` on, of a file with `total` lines.
-
-    `ends_open` means that the file's last line has no line feed.
-    """
+    """Lines of a file from `first` on, without line feeds. `ends_open`: its last one has none."""
 
     lines: list[bytes]
     first: int

@@ -54,12 +54,7 @@ class HarborToolRegistry:
     """The tools that a model is offered. `execute` answers every call."""
 
     def __init__(
-        self,
-        workspace: Workspace,
-        settings: Settings,
-        counter: TokenCounter,
-        *,
-        log: logging.Logger = _log,
+        self, workspace: Workspace, settings: Settings, counter: TokenCounter, *, log: logging.Logger = _log
     ) -> None:
         self._log = log
         self._context = ToolContext(workspace, settings, counter)

@@ -68,7 +68,6 @@ def fit(
         head: The start of the text, or all of it.
         tail: The end of the text, if bytes are missing before it.
         budget: Tokens of the result, at most.
-        counter: Counts tokens.
         lost_bytes: Bytes that are already missing between head and tail.
         full_text: A file in the container with the whole text, which the line names.
     """

@@ -52,11 +52,7 @@ class SearchResult:
 async def search_files(
     workspace: Workspace, pattern: str, path: str, *, include: str | None, limit: int
 ) -> SearchResult:
-    """Return the files with at least one matching line, at most `limit`.
-
-    Raises:
-        ToolError: The program refuses the pattern, or the path does not exist.
-    """
+    """Return at most `limit` files with a matching line. Raises ToolError."""
     candidates = await _find(workspace, pattern, path, include)
     hits: list[Hit] = []
     for batch in _batches(candidates.files):
@@ -84,10 +80,7 @@ async def search_lines(workspace: Workspace, pattern: str, path: str, *, limit: 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Files with a matching line, sorted.
-
-    Some may be binary, unless the path `named` a file itself.
-    """
+    """Files with a matching line, sorted. If `named`, the path was a file; others may be binary."""
 
     files: list[str]
     named: bool

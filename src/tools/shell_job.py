@@ -8,13 +8,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from src.tools.base import Arguments, Tool, ToolError, ToolResult
-from src.tools.command_output import duration_text, output_text
+from src.tools.command_output import duration_text, with_output
 from src.tools.workspace import JobStatus
 
 MAX_WAIT_SEC = 60.0
 START_WAIT_SEC = 2.0
 POLL_WAIT_SEC = 10.0
-_MARGIN = 4  # tokens between the parts
 
 
 class ShellJobArguments(Arguments):
@@ -83,16 +82,9 @@ class ShellJob(Tool[ShellJobArguments]):
         return arguments.job_id
 
     def _result(self, status: JobStatus, *, waited: bool = False) -> ToolResult:
-        last_line = f"[{_line(status)}]"
-        output = output_text(
-            self.context,
-            b"",
-            status.output,
-            lost=status.skipped_bytes,
-            path=status.output_path,
-            budget=self.context.budget - self.context.counter.count(last_line) - _MARGIN,
-        )
-        return ToolResult(f"{output}\n{last_line}", waited=waited)
+        lost, path = status.skipped_bytes, status.output_path
+        text = with_output(self.context, b"", status.output, f"[{_line(status)}]", lost=lost, path=path)
+        return ToolResult(text, waited=waited)
 
 
 def _bounded(wait_sec: float) -> float:

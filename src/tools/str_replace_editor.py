@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -107,7 +108,7 @@ class StrReplaceEditor(Tool[EditorArguments]):
                 "old_str is not in the file, character by character; nothing was changed. View it again"
             )
         if count > 1:
-            places = [text[:at].count("\n") + 1 for at in _places(text, old)]
+            places = [text[: m.start()].count("\n") + 1 for m in re.finditer(re.escape(old), text)]
             listed = ", ".join(map(str, places[:10]))
             raise ToolError(f"old_str occurs {count} times in the file (lines {listed}); give more around it")
         at = text.index(old)
@@ -192,12 +193,3 @@ class StrReplaceEditor(Tool[EditorArguments]):
 def _lines(text: str) -> list[str]:
     parts = text.split("\n")
     return [part + "\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
-
-
-def _places(text: str, part: str) -> list[int]:
-    places: list[int] = []
-    at = text.find(part)
-    while at >= 0:
-        places.append(at)
-        at = text.find(part, at + len(part))
-    return places

@@ -18,21 +18,7 @@ MAX_SENT_BYTES = 8 << 20
 SENT_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 HEADER_BYTES = 1 << 20  # read for the header; JPEG metadata before the size can be long
 # Programs that can read images or convert them, in the order in which they are listed.
-PROGRAMS = (
-    "python3",
-    "magick",
-    "convert",
-    "identify",
-    "tesseract",
-    "zbarimg",
-    "exiftool",
-    "ffmpeg",
-    "gm",
-    "vips",
-    "pngtopnm",
-    "djpeg",
-    "dwebp",
-)
+PROGRAMS = "python3 magick convert identify tesseract zbarimg exiftool ffmpeg gm vips pngtopnm djpeg dwebp"
 _FIND_PROGRAMS = 'for program do command -v "$program" >/dev/null && echo "$program"; done; exit 0'
 # JPEG start-of-frame markers precede the size (ITU-T T.81, table B.1); C4, C8 and CC are other
 # markers.
@@ -73,7 +59,7 @@ class ViewImage(Tool[ViewImageArguments]):
         if whole and header.media_type in SENT_TYPES:
             encoded = base64.b64encode(data).decode("ascii")
             return ToolResult(f"{facts}; the picture follows", images=(Image(header.media_type, encoded),))
-        found = await self.context.workspace.query(_FIND_PROGRAMS, PROGRAMS)
+        found = await self.context.workspace.query(_FIND_PROGRAMS, PROGRAMS.split())
         programs = ", ".join(found.decode().split()) or "none of the usual programs for pictures is installed"
         if sees:
             limits = f"at most {MAX_SENT_BYTES:,} bytes of PNG, JPEG, GIF or WebP"

@@ -121,10 +121,7 @@ class TrajectoryRecorder:
         return self._redact(metrics.to_json())
 
     def save_soon(self) -> None:
-        """Write the file in a thread while the run continues.
-
-        Only one save runs at a time. Steps recorded meanwhile are in the next one.
-        """
+        """Write the file in a thread. Steps recorded during a save are in the next one."""
         self._stale = True
         if self._saving is None or self._saving.done():
             self._saving = asyncio.create_task(self._save_while_stale())

@@ -15,9 +15,5 @@ def _template(name: str) -> Template:
 
 
 def prompt(name: str, **values: object) -> str:
-    """Return the text of `name`.md with its `$placeholders` filled in.
-
-    Raises:
-        KeyError: A placeholder has no value.
-    """
+    """Return `name`.md with its `$placeholders` filled in. Raises KeyError if one has no value."""
     return _template(name).substitute({key: str(value) for key, value in values.items()})

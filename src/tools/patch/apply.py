@@ -35,13 +35,9 @@ class Outcome:
 
 
 def apply_patch(patch: Patch, files: Mapping[str, bytes]) -> Outcome:
-    """Apply a patch to `files`, which maps every existing path in it to its content.
-
-    Raises:
-        PatchError: An operation does not fit its file.
-    """
+    """Apply a patch to `files`, the content of each existing path in it. Raises PatchError."""
     state = _State(dict(files))
-    for operation in patch.operations:
+    for operation in patch:
         state.apply(operation)
     changes = tuple(
         Change(path, files.get(path), state.files.get(path), state.origins.get(path), state.modes.get(path))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 
 from src.tools.patch.model import (
+    TAGS,
     AddFile,
     DeleteFile,
     Hunk,
     HunkBuilder,
+    NumberedLines,
     Operation,
     Patch,
     PatchError,
@@ -21,12 +23,9 @@ _SECTION = re.compile(r"\*\*\* (Add|Update|Delete) File:[ \t]*(.*?)\s*\Z")
 _MOVE = re.compile(r"\*\*\* Move to:[ \t]*(.*?)\s*\Z")
 _END_OF_FILE = re.compile(r"\*\*\* End of File\s*\Z")
 _ANCHOR = re.compile(r"@@(?:[ \t]|\Z)")
-_TAGS = {tag.value: tag for tag in Tag}
-
-Lines = list[tuple[str, int]]
 
 
-def parse_envelope(lines: Lines) -> Patch:
+def parse_envelope(lines: NumberedLines) -> Patch:
     """Return the operations in the numbered lines between `*** Begin Patch` and `*** End Patch`."""
     operations: list[Operation] = []
     at = 0
@@ -47,10 +46,10 @@ def parse_envelope(lines: Lines) -> Patch:
         body = lines[at + 1 : stop]
         operations.append(_operation(kind, path, number, body))
         at = stop
-    return Patch(tuple(operations))
+    return tuple(operations)
 
 
-def _operation(kind: str, path: str, number: int, body: Lines) -> Operation:
+def _operation(kind: str, path: str, number: int, body: NumberedLines) -> Operation:
     if kind == "Add":
         return AddFile(path, _added(path, body), number)
     if kind == "Delete":
@@ -69,7 +68,7 @@ def _operation(kind: str, path: str, number: int, body: Lines) -> Operation:
     return UpdateFile(path, hunks, number, move_to)
 
 
-def _added(path: str, body: Lines) -> str:
+def _added(path: str, body: NumberedLines) -> str:
     """Return the content of a new file. If no line has a `+`, the lines are taken literally."""
     while body and not body[-1][0].strip():
         body = body[:-1]
@@ -87,7 +86,7 @@ def _added(path: str, body: Lines) -> str:
     return "".join(parts)
 
 
-def _hunks(body: Lines) -> tuple[Hunk, ...]:
+def _hunks(body: NumberedLines) -> tuple[Hunk, ...]:
     hunks: list[Hunk] = []
     current: HunkBuilder | None = None
     for text, number in body:
@@ -115,8 +114,8 @@ def _hunks(body: Lines) -> tuple[Hunk, ...]:
             current = HunkBuilder(number)
         if not text:  # models omit the space of an empty context line
             current.add(Tag.KEEP, "", number)
-        elif text[0] in _TAGS:
-            current.add(_TAGS[text[0]], text[1:], number)
+        elif text[0] in TAGS:
+            current.add(TAGS[text[0]], text[1:], number)
         else:
             raise PatchError(
                 f"patch line {number}: a line of a hunk must start with a space, '+' or '-', not {text!r}"

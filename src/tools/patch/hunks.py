@@ -29,11 +29,7 @@ class _Edit:
 
 
 def apply_hunks(path: str, text: FileText, hunks: Sequence[Hunk]) -> Patched:
-    """Return the text with every hunk applied.
-
-    Raises:
-        PatchError: A hunk does not fit. The message names the hunk, the line and the nearest lines.
-    """
+    """Return the text with every hunk applied. Raises PatchError for one that does not fit."""
     file_lines = FileLines([line.text for line in text.lines])
     edits: list[_Edit] = []
     notes: list[str] = []
@@ -172,10 +168,7 @@ def _indent(line: HunkLine | Line) -> str:
 
 
 def _last_newline(hunk: Hunk, missing: bool) -> bool:
-    """Return whether the file has no last line break after this hunk.
-
-    `missing` is the state before.
-    """
+    """Return whether the file lacks its last line break after this hunk; `missing`: before it."""
     marked = {line.tag for line in hunk.lines if line.no_newline}
     if marked & {Tag.ADD, Tag.KEEP}:
         return True
@@ -194,7 +187,6 @@ def _notes(label: str, found: Match, hunk: Hunk, anchored: bool) -> list[str]:
 
 
 def _explain_miss(file_lines: FileLines, hunk: Hunk) -> str:
-    """Return why the old lines of a hunk were not found."""
     old = hunk.old
     wanted = [line.text for line in old]
     if not len(file_lines):

@@ -97,7 +97,6 @@ class FileLines:
         """Return the best place for the lines `wanted`, at the first level that has any.
 
         Args:
-            wanted: The lines to find.
             start: Prefer the first place from this index on.
             hint: Prefer the place nearest to this index.
             at_end: Prefer the last place.

@@ -87,11 +87,12 @@ class UpdateFile:
 Operation = AddFile | DeleteFile | UpdateFile
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """Operations, in the order of their execution."""
+Patch = tuple[Operation, ...]
+"""Operations, in the order of their execution."""
 
-    operations: tuple[Operation, ...]
+NumberedLines = list[tuple[str, int]]
+"""Lines of a patch with their numbers, from 1."""
+TAGS = {tag.value: tag for tag in Tag}
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from src.tools.patch.envelope import parse_envelope
-from src.tools.patch.model import Patch, PatchError
+from src.tools.patch.model import NumberedLines, Patch, PatchError
 from src.tools.patch.unified import parse_unified
 
 _BEGIN = re.compile(r"\*\*\* Begin Patch\s*\Z")
@@ -14,7 +14,6 @@ _SECTION = re.compile(r"\*\*\* (?:Add|Update|Delete) File:")
 _FENCE = re.compile(r"```[\w-]*\s*\Z")
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1\s*\Z")
 _DIFF_START = re.compile(r"diff --git |--- |Index: ")
-_START = re.compile(rf"{_SECTION.pattern}|{_DIFF_START.pattern}")
 
 FORMATS = (
     "a patch is '*** Begin Patch', then sections '*** Add File: PATH', '*** Update File: PATH' or "
@@ -31,8 +30,7 @@ def parse_patch(text: str) -> Patch:
         PatchError: The text is not a patch. Line numbers in the message are those of `text`, from
             1.
     """
-    lines = text.split("\n")
-    numbered = [(line, number) for number, line in enumerate(lines, 1)]
+    numbered = [(line, number) for number, line in enumerate(text.split("\n"), 1)]
     if numbered and all(line.endswith("\r") for line, _ in numbered if line):
         numbered = [(line.removesuffix("\r"), number) for line, number in numbered]
     numbered = _unwrapped(numbered)
@@ -57,12 +55,12 @@ def parse_patch(text: str) -> Patch:
 
 
 def _checked(patch: Patch) -> Patch:
-    if not patch.operations:
+    if not patch:
         raise PatchError(f"the patch changes nothing: {FORMATS}")
     return patch
 
 
-def _unwrapped(lines: list[tuple[str, int]]) -> list[tuple[str, int]]:
+def _unwrapped(lines: NumberedLines) -> NumberedLines:
     """Return the lines without blank lines, code fences and here-documents around them."""
     while True:
         while lines and not lines[0][0].strip():

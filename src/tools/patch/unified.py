@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass, field
 
 from src.tools.patch.model import (
+    TAGS,
     AddFile,
     DeleteFile,
     Hunk,
     HunkBuilder,
+    NumberedLines,
     Operation,
     Patch,
     PatchError,
@@ -21,19 +23,13 @@ NO_NEWLINE = "\\ No newline at end of file"
 _RANGE = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _GIT = re.compile(r"diff --git (?:a/)?(.+) b/(.+)\Z")
 _QUOTED_ESCAPE = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
-_TAGS = {tag.value: tag for tag in Tag}
 _NULL = "/dev/null"
 _PREFIX = re.compile(r"[abciow]/")
-
-Lines = list[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers of an `@@` line.
-
-    `old_start` is from 1; without old lines, it is the line to add before.
-    """
+    """The numbers of an `@@` line. Without old lines, `old_start` (from 1) is where to add."""
 
     old_start: int
     old_count: int
@@ -63,11 +59,8 @@ class _File:
     hunks: list[Hunk] = field(default_factory=list[Hunk])
 
 
-def parse_unified(lines: Lines) -> Patch:
-    """Return the operations in the numbered lines of a unified diff.
-
-    Raise PatchError if it is invalid.
-    """
+def parse_unified(lines: NumberedLines) -> Patch:
+    """Return the operations in the numbered lines of a unified diff. Raises PatchError."""
     files: list[_File] = []
     at = 0
     while at < len(lines):
@@ -93,7 +86,7 @@ def parse_unified(lines: Lines) -> Patch:
         elif files and files[-1].hunks and text[:1] in ("+", "-") and text.rstrip() != "--":
             raise PatchError(f"patch line {number}: this line is beyond the counts of its hunk: {text!r}")
         at += 1
-    return Patch(tuple(_operation(file) for file in files if file.hunks or file.from_git))
+    return tuple(_operation(file) for file in files if file.hunks or file.from_git)
 
 
 def _git_header(text: str, number: int) -> _File:
@@ -148,7 +141,7 @@ def _unquoted(text: str) -> str:
     return _QUOTED_ESCAPE.sub(plain, text[1:-1].encode()).decode("utf-8", "replace")
 
 
-def _hunk(lines: Lines, at: int) -> tuple[Hunk, int]:
+def _hunk(lines: NumberedLines, at: int) -> tuple[Hunk, int]:
     """Return one hunk and the index after it.
 
     Models miscount, so the counts are not enforced: a hunk ends where its lines end. They only
@@ -173,8 +166,8 @@ def _hunk(lines: Lines, at: int) -> tuple[Hunk, int]:
                 break
             builder.add(Tag.KEEP, "", number)
             old, new = old - 1, new - 1
-        elif text[0] in _TAGS and (inside or text.rstrip() != "--"):
-            tag = _TAGS[text[0]]
+        elif text[0] in TAGS and (inside or text.rstrip() != "--"):
+            tag = TAGS[text[0]]
             builder.add(tag, text[1:], number)
             old, new = old - (tag is not Tag.ADD), new - (tag is not Tag.REMOVE)
         elif inside:
@@ -193,7 +186,7 @@ def _hunk(lines: Lines, at: int) -> tuple[Hunk, int]:
     return builder.done(), at
 
 
-def _only_blank_before_header(lines: Lines, at: int) -> bool:
+def _only_blank_before_header(lines: NumberedLines, at: int) -> bool:
     rest = next((text for text, _ in lines[at:] if text), "")
     return not rest or rest.startswith(("diff --git ", "--- ", "@@", "-- ", "Index: ", "***"))
 

@@ -1,15 +1,7 @@
 """The workspace: everything the agent does to a task's container."""
 
 from src.tools.workspace.errors import EnvironmentGone, ForbiddenPath, WorkspaceError
-from src.tools.workspace.models import (
-    CommandResult,
-    ContainerFacts,
-    DirEntry,
-    FileKind,
-    FileStat,
-    JobState,
-    JobStatus,
-)
+from src.tools.workspace.models import CommandResult, ContainerFacts, DirEntry, FileStat, JobStatus
 from src.tools.workspace.workspace import Workspace
 
 __all__ = [
@@ -17,10 +9,8 @@ __all__ = [
     "ContainerFacts",
     "DirEntry",
     "EnvironmentGone",
-    "FileKind",
     "FileStat",
     "ForbiddenPath",
-    "JobState",
     "JobStatus",
     "Workspace",
     "WorkspaceError",

@@ -23,10 +23,7 @@ _PLAIN = re.compile(r"[ -~]*")
 
 
 def encode(data: bytes, encoding: str) -> str:
-    """Return bytes as `decode` in core.sh reads them.
-
-    Only the octal form's backslashes need quoting.
-    """
+    """Return bytes as `decode` in core.sh reads them. Only octal backslashes need quoting."""
     if encoding == "base64":
         return base64.b64encode(data).decode("ascii")
     return "".join(_OCTAL[byte] for byte in data)
@@ -38,11 +35,7 @@ def capacity(characters: int, encoding: str) -> int:
 
 
 def decode(text: str, encoding: str) -> bytes:
-    """Return the bytes that `encode` in core.sh printed.
-
-    Raises:
-        WorkspaceError: The text was changed on its way.
-    """
+    """Return the bytes that `encode` in core.sh printed. Raises WorkspaceError for other text."""
     try:
         if encoding == "base64":
             return binascii.a2b_base64(text)

@@ -81,11 +81,7 @@ class Commands:
         )
 
     async def query(self, script: str, args: Sequence[str], limit_sec: float) -> bytes:
-        """Return the stdout of a helper script that is run by sh.
-
-        Raises:
-            WorkspaceError: The script did not exit with 0.
-        """
+        """Return the stdout of a helper script. Raises WorkspaceError unless it exits with 0."""
         command_id = self._next_id("q")
         max_bytes = 1 << 20
         response, stopped = await self._execute(

@@ -32,12 +32,7 @@ class ExecAdapter:
         self.timeout_keyword, self.command_keyword = _keywords(self._function)
 
     async def __call__(self, command: str, timeout_sec: float) -> str:
-        """Return the output of one command.
-
-        Raises:
-            TimeoutError: The exec did not return.
-            Exception: What the environment raises.
-        """
+        """Return the output of one command. Raises TimeoutError, or what the environment raises."""
         named: dict[str, Any] = {}
         if self.timeout_keyword is not None:
             named[self.timeout_keyword] = math.ceil(timeout_sec)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from src.tools.workspace.errors import ForbiddenPath, WorkspaceError
 from src.tools.workspace.models import DirEntry, FileKind, FileStat
 from src.tools.workspace.paths import forbidden_message, is_forbidden
-from src.tools.workspace.rpc import ContainerRpc, RpcError
+from src.tools.workspace.rpc import CALL_TIMEOUT_SEC, ContainerRpc, Response, RpcError
 from src.tools.workspace.upload import TRANSFER_TIMEOUT_SEC, Uploader, octal
 
 CHUNK = 1 << 20  # bytes that one exec reads
@@ -38,8 +38,8 @@ class FileTransfer:
 
     async def read(self, path: str, offset: int, limit: int | None) -> bytes:
         """Return `limit` bytes (None: all) from `offset` on, fewer if the file ends before."""
-        if limit is not None and limit <= 0:
-            limit = 0
+        if limit is not None:
+            limit = max(0, limit)
         start = offset // ALIGN * ALIGN
         end = None if limit is None else -(-(offset + limit) // ALIGN) * ALIGN
         size = CHUNK if end is None else min(CHUNK, max(end - start, ALIGN))
@@ -58,10 +58,7 @@ class FileTransfer:
         return data if limit is None else data[:limit]
 
     async def _read_first(self, path: str, start: int, size: int) -> tuple[int, bytes, int]:
-        """Return the size of the file, its first chunk, and the chunk size that works.
-
-        Some environments cut long output; smaller chunks are tried then.
-        """
+        """Return the size of the file, its first chunk, and a chunk size that is not cut off."""
         while True:
             total, data = await self._get(path, start, size)
             if data is not None:
@@ -98,12 +95,7 @@ class FileTransfer:
         return data
 
     async def _get(self, path: str, offset: int, count: int) -> tuple[int, bytes | None]:
-        try:
-            response = await self._rpc.call(
-                "get", path, str(offset), str(count), timeout_sec=TRANSFER_TIMEOUT_SEC
-            )
-        except RpcError as error:
-            raise file_error(error, path) from None
+        response = await self._call("get", path, str(offset), str(count), timeout_sec=TRANSFER_TIMEOUT_SEC)
         if response.fields[1] != "file":
             raise WorkspaceError(f"{path} is not a regular file")
         return int(response.fields[0]), response.data[:count] if response.complete else None
@@ -142,10 +134,7 @@ class FileTransfer:
 
     async def stat(self, path: str) -> FileStat | None:
         """Return the entry, links not followed, or None if there is none."""
-        try:
-            response = await self._rpc.call("stat", path)
-        except RpcError as error:
-            raise file_error(error, path) from None
+        response = await self._call("stat", path)
         if response.fields[0] == "none":
             return None
         bits, size, *link = response.fields
@@ -159,19 +148,13 @@ class FileTransfer:
 
     async def remove(self, path: str) -> None:
         """Remove a file or a link."""
-        try:
-            await self._rpc.call("remove", path)
-        except RpcError as error:
-            raise file_error(error, path) from None
+        await self._call("remove", path)
 
     async def list_dir(self, path: str, depth: int) -> list[DirEntry]:
         """Return the entries down to `depth` levels, sorted by path; see Workspace.list_dir."""
-        try:
-            response = await self._rpc.call(
-                "list", path, str(max(1, depth)), str(LIST_BYTES), timeout_sec=TRANSFER_TIMEOUT_SEC
-            )
-        except RpcError as error:
-            raise file_error(error, path) from None
+        response = await self._call(
+            "list", path, str(max(1, depth)), str(LIST_BYTES), timeout_sec=TRANSFER_TIMEOUT_SEC
+        )
         parts = response.data.split(b"\0")[:-1]
         entries: list[DirEntry] = []
         for about, name in zip(parts[::2], parts[1::2], strict=False):
@@ -180,6 +163,14 @@ class FileTransfer:
             if not is_forbidden(f"{path.rstrip('/')}/{relative}"):
                 entries.append(DirEntry(relative, _listed_kind(kind), int(size) if size.isdigit() else 0))
         return sorted(entries, key=lambda entry: entry.path)
+
+    async def _call(
+        self, method: str, path: str, *arguments: str, timeout_sec: float = CALL_TIMEOUT_SEC
+    ) -> Response:
+        try:
+            return await self._rpc.call(method, path, *arguments, timeout_sec=timeout_sec)
+        except RpcError as error:
+            raise file_error(error, path) from None
 
 
 def file_error(error: RpcError, path: str) -> WorkspaceError:

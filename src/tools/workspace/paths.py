@@ -8,12 +8,7 @@ from src.tools.workspace.errors import ForbiddenPath, WorkspaceError
 
 # The agent's own mount, the verifier's files, the reference solution, the verdict. scripts/files.sh
 # has the same list and applies it to the targets of links.
-FORBIDDEN = (
-    "/workspace/agent",
-    "/tests",
-    "/solution",
-    "/logs/verifier",
-)
+FORBIDDEN = ("/workspace/agent", "/tests", "/solution", "/logs/verifier")
 
 
 def is_forbidden(path: str) -> bool:
@@ -22,12 +17,7 @@ def is_forbidden(path: str) -> bool:
 
 
 def resolve(path: str, cwd: str) -> str:
-    """Return the absolute, normalised POSIX path.
-
-    Raises:
-        ForbiddenPath: The path is off limits.
-        WorkspaceError: The path is empty or contains a NUL byte.
-    """
+    """Return the absolute, normalised path. Raises ForbiddenPath, or WorkspaceError for no path."""
     if not path:
         raise WorkspaceError("the path is empty")
     if "\0" in path:

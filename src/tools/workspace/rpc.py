@@ -38,10 +38,7 @@ COMMAND_ROOM = codec.COMMAND_LIMIT - 1024
 
 
 class RpcError(WorkspaceError):
-    """The script refused a request.
-
-    `code` is a word of scripts/*.sh, `detail` the system's message.
-    """
+    """The script refused a request: `code` is a word of scripts/*.sh, `detail` the system's."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
@@ -59,10 +56,7 @@ class ScratchGone(WorkspaceError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The header fields and the bytes of a response.
-
-    `complete` is False if its end did not arrive.
-    """
+    """The header fields and the bytes of a response. `complete`: its end arrived."""
 
     fields: tuple[str, ...]
     data: bytes
@@ -82,10 +76,7 @@ class Installation:
 
 
 class ContainerRpc:
-    """Sends requests to the script in the container.
-
-    It is the only caller of `environment.exec`.
-    """
+    """Sends requests to the script in the container. The only caller of `environment.exec`."""
 
     def __init__(self, environment: object, log: logging.Logger) -> None:
         self._exec = ExecAdapter(environment)
@@ -166,7 +157,6 @@ class ContainerRpc:
         Args:
             method: A function `rpc_METHOD` of the script.
             arguments: Its arguments. Bytes are a payload, which is encoded for the container.
-            timeout_sec: Seconds that the exec may take.
             reinstall: Install the script again, once, if the scratch directory was deleted. Nothing
                 of the request was run then.
 
@@ -256,7 +246,6 @@ def _script_part(name: str) -> str:
 
 @cache
 def _script_text() -> str:
-    """Return the whole script without its comments."""
     lines = "".join(_script_part(name) for name in SCRIPT_PARTS).splitlines()
     code = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     return "\n".join(code) + "\n" + DISPATCH

@@ -39,11 +39,7 @@ class Uploader:
         return self._native is not None and size >= NATIVE_MINIMUM
 
     async def upload(self, path: str, data: bytes, mode: int | None = None, *, native: bool = False) -> None:
-        """Write a file, all of it or nothing. `native` uses the environment's own upload.
-
-        Raises:
-            RpcError: The container refused the file.
-        """
+        """Write a file, all or nothing; `native`: by the environment's upload. Raises RpcError."""
         self._count += 1
         upload_id = f"u{self._count}"
         try:

@@ -103,7 +103,6 @@ class Workspace:
         cancelled, the command is stopped.
 
         Args:
-            command: A command line or script.
             cwd: The working directory; by default `facts.cwd`.
             timeout_sec: The time limit in seconds; by default the setting.
             max_bytes: Bytes of the output that are returned.
@@ -117,12 +116,7 @@ class Workspace:
         return await self._commands.run(command, cwd=directory, limit_sec=limit, max_bytes=max_bytes)
 
     async def query(self, script: str, args: Sequence[str] = (), *, timeout_sec: float = 30.0) -> bytes:
-        """Return the exact stdout of a POSIX sh script, at most 64 MiB.
-
-        Args:
-            script: The script. It runs in `facts.cwd`.
-            args: Its arguments, $1 and so on.
-            timeout_sec: The time limit in seconds.
+        """Return the exact stdout of a POSIX sh script that runs in `facts.cwd`, at most 64 MiB.
 
         Raises:
             WorkspaceError: The script did not exit with 0; the message is its stderr.
@@ -142,10 +136,9 @@ class Workspace:
         return await self._jobs.poll(job_id, min(wait_sec, self._time_left()))
 
     async def feed_job(self, job_id: str, data: bytes, *, close: bool = False) -> None:
-        """Write to the job's stdin. With `close`, end of file follows.
+        """Write to the job's stdin; with `close`, end of file follows.
 
-        Raises:
-            WorkspaceError: The job has ended, or did not read its stdin for five seconds.
+        Raises WorkspaceError if the job has ended, or did not read its stdin for five seconds.
         """
         await self._jobs.feed(job_id, data, close)
 
@@ -180,8 +173,5 @@ class Workspace:
         await self._files.remove(self.resolve(path))
 
     async def list_dir(self, path: str, *, depth: int) -> list[DirEntry]:
-        """Return entries down to `depth` levels, links not followed, sorted by path.
-
-        At most 4 MiB of names are returned.
-        """
+        """Return entries `depth` levels down, sorted by path; links not followed, at most 4 MiB."""
         return await self._files.list_dir(self.resolve(path), depth)

@@ -74,9 +74,9 @@ def test_a_wrong_setting_is_one_line_that_names_its_place(
 
 
 def test_model_modes() -> None:
-    assert parse_model_mode("live").needs_key
+    assert not parse_model_mode("live").canned
     script = parse_model_mode("script:examples/scripts")
-    assert script.canned and not script.needs_key and script.label == "scripted (examples/scripts)"
+    assert script.canned and script.label == "scripted (examples/scripts)"
     assert parse_model_mode("record:a:b.jsonl").path == Path("a:b.jsonl")
     for wrong in ("", "live:x", "script:", "replay", "other:x"):
         with pytest.raises(ValueError, match="must be live"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.needs import TASK_ENVIRONMENT
 import asyncio
 import json
 import random
@@ -15,8 +14,6 @@ import pytest
 from runner.config import RunConfig, Secrets
 from runner.jobs import (
     Job,
-    JobBusy,
-    JobChanged,
     JobContext,
     JobDirectory,
     JobError,
@@ -26,13 +23,14 @@ from runner.jobs import (
     create_job,
     resume_job,
 )
-from runner.jobs.results import JobResultWriter
 from runner.jobs.lock import make_lock, read_lock
+from runner.jobs.results import JobResultWriter
 from runner.jobs.tasks import load_tasks
 from runner.results import TrialRecord
 from runner.results.harbor import JobConfig, JobResult
 from runner.results.scoring import JobSummary
 from runner.tasks import TaskError
+from tests.needs import TASK_ENVIRONMENT
 from tests.runner.job_helpers import HOST, write_task
 
 FAILS_TO_START = "FROM debian:bookworm-slim\nWORKDIR /app\nCOPY missing /app/\n"
@@ -92,7 +90,9 @@ def dataset(folder: Path, *names: str) -> Path:
 def test_attempts_are_outside_and_tasks_inside_with_names_of_their_own(tmp_path: Path) -> None:
     config = settings(tmp_path, dataset(tmp_path / "set", "b", "a", "x" * 60), attempts=2)
     tasks = load_tasks(config)
-    lock = make_lock(config, tasks, environment_kind=TASK_ENVIRONMENT, agent_digest=None, rng=random.Random(1))
+    lock = make_lock(
+        config, tasks, environment_kind=TASK_ENVIRONMENT, agent_digest=None, rng=random.Random(1)
+    )
     order = [(lock.tasks[t.task].name, t.attempt) for t in lock.trials]
     assert order == [("a", 1), ("b", 1), ("x" * 60, 1), ("a", 2), ("b", 2), ("x" * 60, 2)]
     names = [trial.trial_name for trial in lock.trials]
@@ -216,7 +216,7 @@ async def test_an_interrupted_job_says_so_and_goes_on_where_it_stopped(tmp_path:
     before = {p: p.stat().st_mtime_ns for p in root.glob("[ab]__*/result.json")}
     assert len(before) == 2 and not marker.exists()
 
-    with pytest.raises(JobChanged, match="task slow has changed"):
+    with pytest.raises(JobError, match="task slow has changed"):
         # Even a solution is part of the task: another one is another job.
         write_task(tasks / "slow")
         async with resume_job(root, Secrets(), HOST):
@@ -269,7 +269,7 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
     root = job.context.directory.root
 
     async def refused(given: RunConfig) -> str:
-        with pytest.raises(JobChanged) as caught:
+        with pytest.raises(JobError) as caught:
             async with create_job(given, Secrets(), HOST):
                 pass
         assert "\n" not in str(caught.value)
@@ -288,7 +288,7 @@ async def test_what_has_changed_is_named_and_refused(tmp_path: Path) -> None:
 async def test_two_runners_do_not_work_in_one_folder(tmp_path: Path) -> None:
     config = settings(tmp_path, write_task(tmp_path / "task"), job_name="one")
     async with create_job(config, Secrets(), HOST) as job:
-        with pytest.raises(JobBusy, match="process id"):
+        with pytest.raises(JobError, match="process id"):
             async with resume_job(job.context.directory.root, Secrets(), HOST):
                 pass
         await job.run()

@@ -40,7 +40,9 @@ async def run_all(limiter: Limiter, wanted: list[Resources], capacity: Capacity)
     return order, most
 
 
-resources = st.builds(Resources, cpus=st.sampled_from([0.5, 1.0, 2.0, 8.0]), memory_mb=st.sampled_from([64.0, 512.0]))
+resources = st.builds(
+    Resources, cpus=st.sampled_from([0.5, 1.0, 2.0, 8.0]), memory_mb=st.sampled_from([64.0, 512.0])
+)
 
 
 @settings(max_examples=60)

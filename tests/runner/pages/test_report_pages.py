@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runner.pages.plots import CostPoint, PhaseRow, context_size, reward_against_cost, time_by_phase
+from runner.pages.plots import context_size, reward_against_cost, time_by_phase
 from runner.pages.render import render
 from runner.pages.report import make_report
 from runner.pages.views import trial_page
@@ -340,15 +340,10 @@ def test_report_of_1068_trials_is_small(tmp_path: Path) -> None:
 def test_plots_have_no_active_content() -> None:
     hostile = "<script>alert(1)</script>\"'&"
     plots = [
-        reward_against_cost(
-            [CostPoint(hostile, 0.1, 1.0), CostPoint(hostile, float("nan"), 0.0), CostPoint("b", 2, -1)]
-        ),
+        reward_against_cost([(0.1, 1.0), (float("nan"), 0.0), (2, -1)]),
         context_size([(n, n * 1000 % 70_000) for n in range(1, 3000)], [(50, "pruned"), (90, "trimmed")]),
         time_by_phase(
-            [
-                PhaseRow(f"{hostile}{n}", {"agent": n, "verifier": float("inf") if n == 3 else 1})
-                for n in range(60)
-            ]
+            [(f"{hostile}{n}", {"agent": n, "verifier": float("inf") if n == 3 else 1}) for n in range(60)]
         ),
     ]
     ids: list[str] = []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from src.config import Settings
 from src.context import ContextManager, ContextTooSmall
-from src.context.compaction import SUMMARY_OPENING, TRIM_NOTE, is_cleared, summary_request_text
+from src.context.compaction import SUMMARY_OPENING, TRIM_NOTE, is_cleared, summary_request
 from src.llm.messages import Conversation, Message, ToolCall, assistant, tool
 from tests.fuzz import fuzz
 from tests.src.context.histories import HEAD, LetterCounter, histories, paired, usage
@@ -185,5 +185,5 @@ def manager_limit() -> int:
 
 
 def test_the_request_for_a_summary_names_what_a_successor_needs() -> None:
-    text = summary_request_text()
-    assert "call no tool" in text and "$max_tokens" in text and "Next steps" in text
+    text = summary_request(1234).content
+    assert "call no tool" in text and "1234" in text and "Next steps" in text

@@ -280,6 +280,6 @@ async def test_an_error_body_of_another_form_is_still_quoted(transport: str) -> 
 
 async def test_no_key_in_reprs(transport: str) -> None:
     client = client_for("http://127.0.0.1:9", transport)
-    shown = f"{client!r} {client._settings!r} {vars(client._settings)!r}"
+    shown = f"{client!r} {client.settings!r} {vars(client.settings)!r}"
     assert KEY not in shown
     await client.aclose()

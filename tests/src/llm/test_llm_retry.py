@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from src.config import Settings
 from src.llm import DeadlineReached, FatalModelError, ModelError, ModelUnavailable, RetryableError
-from src.llm.retry import Retrier, RetryPolicy, load_tenacity
+from src.llm.retry import Retrier, delay_after, load_tenacity
 
 TENACITY = load_tenacity()
 WAYS = {"tenacity": TENACITY, "own loop": None}
-POLICY = RetryPolicy(max_retries=8, base_sec=1.0, max_sec=60.0, retry_after_max_sec=300.0)
+SETTINGS = Settings(api_key=SecretStr("sk-test"))
 
 
 class Run:
@@ -25,7 +27,7 @@ class Run:
         tenacity: Any,
         failures: list[Exception],
         *,
-        policy: RetryPolicy = POLICY,
+        settings: Settings = SETTINGS,
         left: float | None = None,
     ) -> None:
         self.waits: list[float] = []
@@ -34,7 +36,7 @@ class Run:
         self._failures = list(failures)
         chance = random.Random(7)
         self._retrier = Retrier(
-            policy,
+            settings,
             self._sleep,
             chance.random,
             lambda: None if left is None else left - sum(self.waits),
@@ -105,8 +107,8 @@ failures = st.lists(
 async def test_both_ways_have_the_same_schedule(
     errors: list[Exception], max_retries: int, left: float | None
 ) -> None:
-    policy = RetryPolicy(max_retries, 1.0, 60.0, 300.0)
-    ways = [Run(tenacity, errors, policy=policy, left=left) for tenacity in (TENACITY, None)]
+    settings = SETTINGS.model_copy(update={"max_retries": max_retries})
+    ways = [Run(tenacity, errors, settings=settings, left=left) for tenacity in (TENACITY, None)]
     results = [await run.result() for run in ways]
     assert results[0] == results[1]
     assert ways[0].waits == ways[1].waits
@@ -116,4 +118,4 @@ async def test_both_ways_have_the_same_schedule(
 
 
 def test_a_huge_attempt_number_overflows_nothing() -> None:
-    assert POLICY.delay(5000, RetryableError("x"), 0.99) <= 60.0
+    assert delay_after(5000, RetryableError("x"), SETTINGS, 0.99) <= 60.0

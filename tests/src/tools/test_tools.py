@@ -188,7 +188,7 @@ async def test_a_picture_is_described_to_a_model_that_does_not_see(call: Call, a
     assert "PNG, 40 × 20 pixels" in result.text and not result.images
     assert "you cannot see pictures" in result.text
     named = result.text.rpartition(": ")[2].rstrip("]").split(", ")
-    assert named == [program for program in PROGRAMS if shutil.which(program)] and "python3" in named
+    assert named == [program for program in PROGRAMS.split() if shutil.which(program)] and "python3" in named
     (app / "no.png").write_text("no picture")
     assert (await call("view_image", path="no.png")).is_error
 
