@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from types import FrameType
 
 from runner.cli.common import EXIT_INTERRUPTED, ResultLineOnce, print_json, warn
 from runner.config import ConfigError, RunConfig, Secrets
@@ -97,6 +98,10 @@ def _report(job: Job, summary: JobSummary | None, line: ResultLineOnce, *, as_js
     return 0 if result.status == "completed" else 1
 
 
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(EXIT_INTERRUPTED)
+
+
 @contextlib.contextmanager
 def _interruptible(line: ResultLineOnce):
     """Cancel this task at the first SIGINT or SIGTERM, and exit at once at a later one."""
@@ -123,4 +128,4 @@ def _interruptible(line: ResultLineOnce):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
             if asked_at is not None:  # the process is about to end, with the same exit code
-                signal.signal(number, lambda *_: os._exit(EXIT_INTERRUPTED))
+                signal.signal(number, _exit_at_once)
