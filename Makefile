@@ -7,7 +7,7 @@ ENVIRONMENT ?= auto
 DEMO_TASKS ?= --task fix-log-rotation --task repair-config --task sales-report
 # Tests wait more than they compute, so there are twice as many workers as processors.
 WORKERS ?= $(shell expr 2 \* $$(nproc))
-PYTEST = $(PYTHON_BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile
+PYTEST = $(PYTHON_BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup environments demo lint types test fuzz bench zip lock clean
 

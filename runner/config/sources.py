@@ -59,6 +59,16 @@ class _Layer:
     places: dict[str, str] = field(default_factory=dict[str, str])
 
 
+# The flags that are not named like their setting.
+_FLAGS = {
+    "agent_kwargs": "--ak",
+    "cost_limit_usd": "--cost-limit",
+    "environment": "--env",
+    "include": "--task",
+    "tasks": "TASKS",
+}
+
+
 def load_config(
     flags: Mapping[str, object] | None = None,
     *,
@@ -109,7 +119,7 @@ def _flags(flags: Mapping[str, object]) -> _Layer:
     for name, value in flags.items():
         if value is not None and value != () and value != []:
             layer.values[name] = value
-            layer.places[name] = f"--{name.replace('_', '-')}"
+            layer.places[name] = _FLAGS.get(name) or f"--{name.replace('_', '-')}"
     return layer
 
 

@@ -12,7 +12,7 @@ from typer.main import get_command
 from runner import __version__
 from runner.cli.app import app, main
 from runner.config import RunConfig
-from runner.config.sources import CONTRACT_VARIABLES, PREFIX
+from runner.config.sources import CONTRACT_VARIABLES, PREFIX, _flags
 from runner.service.settings import ServiceSettings
 
 # Defaults that a help text puts into words, because they depend on the machine or the moment.
@@ -55,6 +55,14 @@ def actual_settings() -> dict[str, Any]:
     }
     service = {name.upper(): field.default for name, field in ServiceSettings.model_fields.items()}
     return {**run, **contract, **service, "CAPSTAN_CONFIG": "capstan.toml"}
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_an_error_names_the_flag_as_it_is_written(command: str) -> None:
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        if parameter.name in RunConfig.model_fields:
+            (place,) = _flags({parameter.name: "given"}).places.values()
+            assert place == (parameter.opts[-1] if parameter.opts[-1] != "tasks" else "TASKS")
 
 
 @pytest.mark.parametrize(("variable", "default"), described_settings().items())

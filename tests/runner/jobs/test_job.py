@@ -90,9 +90,7 @@ def dataset(folder: Path, *names: str) -> Path:
 def test_attempts_are_outside_and_tasks_inside_with_names_of_their_own(tmp_path: Path) -> None:
     config = settings(tmp_path, dataset(tmp_path / "set", "b", "a", "x" * 60), attempts=2)
     tasks = load_tasks(config)
-    lock = make_lock(
-        config, tasks, environment_kind=TASK_ENVIRONMENT, agent_digest=None, rng=random.Random(1)
-    )
+    lock = make_lock(config, tasks, environment_kind="sandbox", agent_digest=None, rng=random.Random(1))
     order = [(lock.tasks[t.task].name, t.attempt) for t in lock.trials]
     assert order == [("a", 1), ("b", 1), ("x" * 60, 1), ("a", 2), ("b", 2), ("x" * 60, 2)]
     names = [trial.trial_name for trial in lock.trials]
