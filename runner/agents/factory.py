@@ -13,7 +13,7 @@ from runner.agents.confinement import Confinement
 from runner.agents.host import AgentHost
 from runner.agents.outcome import AgentOutcome
 from runner.agents.package import AgentPackage
-from runner.config import Rules, RunConfig
+from runner.config import RunConfig
 from runner.environments import Environment
 from runner.results import AgentRecord
 from runner.tasks import Task
@@ -54,8 +54,6 @@ class AgentFactory:
 
     record: AgentRecord
     package: AgentPackage | None = None
-    model_name: str | None = None
-    rules: Rules = "validator"
     confinement: Confinement | None = None
 
     @property
@@ -66,6 +64,7 @@ class AgentFactory:
     def create(
         self,
         task: Task,
+        config: RunConfig,
         *,
         environment: Environment,
         logs_dir: Path,
@@ -82,9 +81,9 @@ class AgentFactory:
             environment=environment,
             logs_dir=logs_dir,
             variables=variables,
-            model_name=self.model_name,
+            model_name=config.model_name,
             extra=extra,
-            rules=self.rules,
+            rules=config.rules,
             task_name=task.name,
             confinement=self.confinement,
         )
@@ -104,7 +103,5 @@ async def load_agent(
     return AgentFactory(
         record=AgentRecord(source=str(Path(config.agent)), digest=package.digest),
         package=package,
-        model_name=config.model_name,
-        rules=config.rules,
         confinement=confinement,
     )

@@ -167,6 +167,7 @@ class Trial:
             extra.setdefault("skills_dir", task.config.environment.skills_dir)
         agent = self._context.agent.create(
             task,
+            config,
             environment=environment,
             logs_dir=self._files.agent,
             variables=self._model.variables,
