@@ -169,8 +169,8 @@ class MeteredTransport:
 def best_hit_rate(bodies: Path) -> tuple[float, int]:
     """Return the best possible share of cached prompt tokens, and the number of requests.
 
-    A prompt hits a perfect cache up to its first difference from an earlier prompt with its answer. Whole
-    messages are compared, and the tools count as the first of them.
+    A prompt hits a perfect cache up to its first difference from an earlier prompt with its answer.
+    Whole messages are compared, and the tools count as the first of them.
     """
     counter = ExactCounter()
     sizes: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""How long making and checking the ZIP takes: `.venv/bin/python benchmarks/build_zip_seconds.py`."""
+"""How long building and checking the ZIP takes: `python benchmarks/build_zip_seconds.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds that `import agent` takes in each environment: `.venv/bin/python benchmarks/import_time.py`."""
+"""Seconds that `import agent` takes in each environment: `python benchmarks/import_time.py`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What `--isolation dind` costs: `python benchmarks/isolation.py`. Needs Docker; models are scripted.
+"""What `--isolation dind` costs, with a scripted model: `python benchmarks/isolation.py`.
 
-Start: from the command to the first trial, for a run without the runner's image and without an image store
-(cold), and for one that finds both (warm). Overhead of a trial: the same three tasks with the same scripts in
-both isolations in turn, one at a time; the difference of the trials' own times, paired by task and round.
+Start: from the command to the first trial, for a run without the runner's image and without an
+image store (cold), and for one that finds both (warm). Overhead of a trial: the same three tasks
+with the same scripts in both isolations in turn, one at a time; the difference of the trials' own
+times, paired by task and round.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _seconds(trial: dict[str, str]) -> float:
 
 
 def forget_everything() -> None:
-    """The runner's image, the layers below it and the image stores: as on a machine that never ran it."""
+    """The runner's image, its layers and the image stores, as if it had never run here."""
     listed = subprocess.run(
         ["docker", "volume", "ls", "-q", "--filter", "label=capstan.kind=store"],
         capture_output=True,

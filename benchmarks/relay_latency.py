@@ -1,8 +1,9 @@
-"""What the relay adds to a model call, and how many calls it carries: `python benchmarks/relay_latency.py`.
+"""What the relay adds to a model call, and its throughput: `python benchmarks/relay_latency.py`.
 
-Three processes, as in real use: a scripted model (the upstream), the relay in live mode in front of it, and
-this client. Each call is made directly and through the relay in turn, over kept connections, with the same
-body; the table shows the median of the paired differences. Throughput is with 16 calls at once.
+Three processes, as in real use: a scripted model (the upstream), the relay in live mode in front of
+it, and this client. Each call is made directly and through the relay in turn, over kept
+connections, with the same body; the table shows the median of the paired differences. Throughput is
+with 16 calls at once.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def conversation(characters: int, *, stream: bool) -> bytes:
 
 @asynccontextmanager
 async def child(*arguments: str) -> AsyncIterator[tuple[str, str]]:
-    """A server in a process of its own; gives (base URL, key), which it prints as KEY=value lines."""
+    """A server in a process of its own; yields the base URL and key that it prints."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )

@@ -1,8 +1,8 @@
 """The evaluation service under load: `.venv/bin/python benchmarks/service.py [TASKS]`.
 
-Posts so many tasks at once (50), each a trial of the nop agent in the sandbox. Prints how long all of them
-take, beside the same trials in one `runner run`; what the service's memory grows by; and how fast it answers
-meanwhile.
+Posts so many tasks at once (50), each a trial of the nop agent in the sandbox. Prints how long all
+of them take, beside the same trials in one `capstan run`; what the service's memory grows by; and
+how fast it answers meanwhile.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
         alone = run_all(folder, count)
     cores = len(os.sched_getaffinity(0))
     print(f"{count} tasks posted at once, {cores} cores: all answered after {seconds:.1f} s, none lost")
-    print(f"the same trials in one `runner run`: {alone:.1f} s; the service takes {seconds / alone:.2f} ×")
+    print(f"the same trials in one `capstan run`: {alone:.1f} s; the service takes {seconds / alone:.2f} ×")
     print(f"memory of the service: {before:.0f} MiB at rest, {after:.0f} MiB after")
     median, longest = statistics.median(pings) * 1e3, max(pings) * 1e3
     print(f"/health meanwhile: median {median:.1f} ms, longest {longest:.0f} ms")

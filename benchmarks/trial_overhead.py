@@ -1,9 +1,10 @@
 """What the runner costs besides agent and tests: `.venv/bin/python benchmarks/trial_overhead.py`.
 
-Needs Docker. One machine, one run, one image (examples/tasks/repair-config): a trial of ours with the nop and
-the oracle agent beside the floor (create, start, three execs and removal of a container by the SDK), and
-beside Harbor's where `.venv-harbor` and the compose plugin are; one exec's round trip over our channel beside
-`docker exec` by the SDK and beside Harbor's way (`docker compose exec`); the runner's memory at 20 trials.
+Needs Docker. One machine, one run, one image (examples/tasks/repair-config): a trial of ours with
+the nop and the oracle agent beside the floor (create, start, three execs and removal of a container
+by the SDK), and beside Harbor's where `.venv-harbor` and the compose plugin are; one exec's round
+trip over our channel beside `docker exec` by the SDK and beside Harbor's way (`docker compose
+exec`); the runner's memory at 20 trials.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def floor(image: str, trials: int, at_once: int) -> float:
 
 
 def seconds_of(result: Path) -> float:
-    """From the beginning to the end of a trial, as its result says (ours and Harbor's have the same form)."""
+    """The whole time of a trial, as its result says (ours and Harbor's have the same form)."""
     from datetime import datetime
 
     data: dict[str, Any] = json.loads(result.read_text())

@@ -82,7 +82,7 @@ def _docker_remedy() -> str:
 
 
 async def check_isolation(docker: Check) -> Check:
-    """Check that the engine is local and runs privileged containers, as `--isolation dind` needs."""
+    """Check that the engine can run `--isolation dind`: it is local and allows privileges."""
     if docker.state != "ok":
         return Check("isolation", "note", "--isolation dind needs a Docker engine", docker.remedy)
     from runner.isolation.probe import probe

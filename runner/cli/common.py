@@ -1,4 +1,4 @@
-"""Options that several commands share, exit codes, and lines that every command prints in the same way."""
+"""Options, exit codes and messages that several commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`capstan doctor`, `config` and `cleanup`: inspect this machine, the settings, and what runs left behind."""
+"""`capstan doctor`, `config` and `cleanup`: this machine, the settings, and leftovers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def doctor(
 ) -> None:
     """Check whether this machine can run jobs.
 
-    Checks Docker, the sandbox, proot, the key, the disk, the memory and images. Exit code 1 where no
-    task could run.
+    Checks Docker, the sandbox, proot, the key, the disk, the memory and images. Exit code 1 where
+    no task could run.
     """
     import asyncio
     import dataclasses
@@ -77,8 +77,8 @@ def cleanup(
 ) -> None:
     """Remove what killed runners left behind.
 
-    These are containers, networks, volumes, sandboxes and folders. Nothing of a live runner is removed.
-    Every run does the same when it starts.
+    These are containers, networks, volumes, sandboxes and folders. Nothing of a live runner is
+    removed. Every run does the same when it starts.
     """
     import asyncio
 

@@ -168,7 +168,7 @@ def headline(context: JobContext) -> str:
 
 
 class EndLines:
-    """Describe the ends of trials, each in one line. An error that many trials share is told once."""
+    """Describe each ended trial in one line. A shared error is told once."""
 
     def __init__(self) -> None:
         self._first_with: dict[str, str] = {}

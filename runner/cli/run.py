@@ -132,7 +132,8 @@ def run(
 
     Example: capstan run examples/tasks --agent . --model script:examples/scripts
 
-    Exit codes: 0 every trial was verified; 1 the job or a trial failed; 2 wrong usage; 130 interrupted.
+    Exit codes: 0 every trial was verified; 1 the job or a trial failed; 2 wrong usage; 130
+    interrupted.
     """
     from runner.cli.session import run_new_job
     from runner.config import RunConfig, load_config

@@ -76,6 +76,6 @@ def serve(
 
 
 def _own_agent() -> str:
-    """Return the folder of Capstan's own agent where the service runs from its repository, else ""."""
+    """Return the folder of Capstan's own agent in a checkout, else ""."""
     root = Path(__file__).parents[2]
     return str(root) if (root / "agent.py").is_file() else ""

@@ -51,7 +51,8 @@ def _host() -> JobHost:
 
 
 def _run(open_job: _OpenJob, line: ResultLineOnce, *, as_json: bool) -> int:
-    # Until the event loop has handlers of its own, SIGTERM must end the program with a result line as well.
+    # Until the event loop has handlers of its own, SIGTERM must end the program with a result line
+    # as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return asyncio.run(_session(open_job, line, as_json=as_json))
 

@@ -117,7 +117,7 @@ def describe_model(view: StoredJob) -> str:
 
 
 def shown_reward(trial: TrialRecord) -> str:
-    """Return `1`, `0.25`, or `–` for a trial without a reward; with `+t` at the agent's time limit."""
+    """Return `1`, `0.25`, or `–` for no reward; with `+t` at the agent's time limit."""
     value = "–" if trial.reward is None else f"{trial.reward:g}"
     return value + ("+t" if trial.timed_out else "")
 
@@ -152,7 +152,7 @@ _USAGE_COLUMNS = ("calls", "tokens in", "cached", "out", "cost")
 
 
 def _table(first: Sequence[str], rows: Sequence[tuple[str, Sequence[TrialRecord]]]) -> Table:
-    """Return a table of groups of trials, each under its name. `first` heads the first two columns."""
+    """Return a table of groups of trials. `first` heads the first two columns."""
     used = any(trial.metered is not None for _, trials in rows for trial in trials)
     columns = [*first, "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

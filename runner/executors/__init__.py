@@ -71,7 +71,7 @@ async def _select(config: RunConfig, tasks: Sequence[JobTask], docker: DockerSet
 
 
 def _specs(tasks: Iterable[JobTask]) -> Iterator[EnvironmentSpec]:
-    """Yield the environment of each task. A broken task has none: its trial reports what is wrong."""
+    """Yield the environment of each task. A broken task has none; its trial says why."""
     for item in tasks:
         if item.task is not None:
             with contextlib.suppress(TaskError):

@@ -24,8 +24,8 @@ async def remove_leftovers(
 ) -> list[str]:
     """Remove what dead runners made. Return a name for each thing removed.
 
-    It is found by label and owner, so nothing of a live runner is touched unless `everything` is set.
-    An engine that does not answer is left alone.
+    It is found by label and owner, so nothing of a live runner is touched unless `everything` is
+    set. An engine that does not answer is left alone.
 
     Args:
         everything: Remove what belongs to live runners as well.

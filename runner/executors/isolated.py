@@ -111,7 +111,7 @@ class IsolatedExecutor:
         return self._shared
 
     async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
-        """See Executor.run. Raises JobError where the container cannot be started, or ended early."""
+        """See Executor.run. Raises JobError if the container did not start or ended early."""
         link = await self._started(context)
         problem = await self._prepare_task(plan.task, allow_network=context.config.allow_task_network)
         if problem is not None:
@@ -193,7 +193,7 @@ class IsolatedExecutor:
         return link
 
     def _put_submission(self, context: JobContext) -> None:
-        """Bring the agent in as the ZIP that it would be submitted as, and nothing else of its folder."""
+        """Upload the agent as the ZIP that would be submitted, without the rest of its folder."""
         digest = context.agent.record.digest
         if digest is None:
             return
@@ -204,7 +204,7 @@ class IsolatedExecutor:
         self._dir.submission.write_bytes(data)
 
     async def _listen(self) -> asyncio.Future[Link]:
-        """Wait for the inner side's one connection. Nobody else can connect: the folder is this user's."""
+        """Wait for the inner side to connect. Only this user can enter the folder."""
         arrival: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
 
         def arrived(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -255,7 +255,7 @@ class IsolatedExecutor:
         )
 
     async def _follow(self, link: Link) -> None:
-        """Receive messages until the inner side fails or is gone; then every running trial fails."""
+        """Receive messages until the inner side is gone. Then every running trial fails."""
         try:
             while True:
                 message = await link.receive()

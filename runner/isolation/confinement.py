@@ -1,4 +1,4 @@
-"""Confine an agent inside the isolated runner. docs/security.md gives the reason for each measure."""
+"""Confine an agent inside the isolated runner. Reasons are in docs/security.md."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class BubblewrapConfinement:
     async def workdir(
         self, package: AgentPackage, *, work_dir: Path, logs_dir: Path, limits: AgentLimits
     ) -> AsyncGenerator[AgentWorkdir]:
-        """Hold the agent's files and logs on size-limited tmpfs; copy the logs to `logs_dir` at the end."""
+        """Keep the agent's files and logs on a small tmpfs; copy the logs out at the end."""
         uid = _FIRST_UID + next(self._numbers) % _UIDS
         place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="capstan-confined-"))
         work, logs = place / "work", place / "logs"
@@ -137,8 +137,8 @@ async def _run(*command: str) -> None:
 def copy_logs(source: Path, target: Path, most_bytes: int) -> list[str]:
     """Copy the agent's logs, and return a line for each that was left out.
 
-    The files are treated as hostile: links are not followed, a sparse file counts with its full size, and
-    no file of `target` is replaced. At most `most_bytes` are copied in total.
+    The files are treated as hostile: links are not followed, a sparse file counts with its full
+    size, and no file of `target` is replaced. At most `most_bytes` are copied in total.
     """
     left_out: list[str] = []
     left = most_bytes

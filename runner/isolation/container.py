@@ -59,7 +59,7 @@ def folder_mounts(read_only: Iterable[Path], writable: Iterable[Path]) -> list[M
 async def isolated_container(
     engine: Engine, *, image: str, volume: str, shared: SharedDir, mounts: list[Mount], network: str
 ) -> AsyncGenerator[str]:
-    """Start the container, yield its id, and remove it at the end. Raises JobError where it cannot start."""
+    """Run the container and yield its id. Raises JobError if it cannot start."""
     name = f"{PREFIX}isolated-{secrets.token_hex(4)}"
     options: dict[str, Any] = {
         "image": image,
@@ -141,5 +141,5 @@ def claim_store(cache_dir: Path) -> Generator[str]:
 
 
 async def ensure_volume(engine: Engine, name: str) -> None:
-    """Make the volume if it is missing. It has no owner, so only `capstan cleanup --images` removes it."""
+    """Create the volume if needed. Only `capstan cleanup --images` removes it."""
     await engine.call(engine.client.volumes.create, name, labels={LABEL_KIND: STORE_KIND})

@@ -1,4 +1,4 @@
-"""Start a confined agent: filter system calls, forward a loopback port to the relay, then exec the agent.
+"""Start a confined agent: filter system calls, forward a port to the relay, then exec.
 
 Run as `python -I -S enter.py SOCKET PORT COMMAND…`. Uses the standard library only.
 """
@@ -21,8 +21,8 @@ NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
 NEW_NAMESPACES = 0x7E020000  # all CLONE_NEW… flags of clone(2)
 FOREIGN_ABI = 0x40000000  # x32 on x86-64
 
-# System calls that no agent needs and that kernel exploits have used: mounts, namespaces, tracing, keys,
-# BPF, io_uring. Numbers for x86-64 and arm64, from asm/unistd.h.
+# System calls that no agent needs and that kernel exploits have used: mounts, namespaces, tracing,
+# keys, BPF, io_uring. Numbers for x86-64 and arm64, from asm/unistd.h.
 REFUSED = {
     "ptrace": (101, 117),
     "pivot_root": (155, 41),
@@ -96,7 +96,8 @@ def program(machine: str) -> bytes:
     parts += [load(NUMBER), unless(AT_LEAST, FOREIGN_ABI), refuse]
     for numbers in REFUSED.values():
         parts += [unless(EQUAL, numbers[column]), refuse]
-    # clone3 takes its flags in memory, which a filter cannot read. Without it, the C library calls clone.
+    # clone3 takes its flags in memory, which a filter cannot read. Without it, the C library calls
+    # clone.
     parts += [unless(EQUAL, CLONE3), absent]
     parts += [unless(EQUAL, clone, 3), load(FIRST_ARGUMENT), unless(ANY_BIT, NEW_NAMESPACES), refuse, allow]
     return b"".join(parts)
@@ -116,7 +117,7 @@ def filter_system_calls() -> None:
 
 
 def forward(socket_path: str, port: str, ready: int) -> None:
-    """Become the forwarder, in the child process. It writes to `ready` once it listens. Never returns."""
+    """Become the forwarder. It writes to `ready` once it listens. Never returns."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -22,8 +22,8 @@ from runner.jobs.errors import JobError
 BASE_VARIABLE = "CAPSTAN_DIND_BASE"
 DEFAULT_BASE = "debian:bookworm-slim"
 REPOSITORY = f"{PREFIX}runner"
-# Passed to the build for hosts with a package index of their own. An address that holds a password is left
-# out, because it would stay in the image's history.
+# Passed to the build for hosts with a package index of their own. An address that holds a password
+# is left out, because it would stay in the image's history.
 _INDEX_VARIABLE = "PIP_INDEX_URL"
 
 _HERE = Path(__file__).resolve().parent
@@ -83,7 +83,7 @@ class BuildInputs:
 async def ensure_runner_image(
     engine: Engine, settings: DockerSettings, note: Callable[[str], None]
 ) -> ImageInfo:
-    """Return the image, and build it if it is missing. Raises JobError with the end of the build's log."""
+    """Return the image, built if needed. Raises JobError with the end of the build's log."""
     base = base_image()
     inputs = await asyncio.to_thread(BuildInputs.collect, base)
     async with one_at_a_time(settings, inputs.tag):

@@ -73,7 +73,7 @@ class OuterRelay(LiveUpstream):
         return f"the outer relay ({self.mode})"
 
     def key_for(self, request: ModelRequest) -> str:
-        """Return the token of the run. A run is one try of a trial and is called `<number>-<trial>`."""
+        """Return the token of the run `<number>-<trial>`, which is one try of a trial."""
         if request.run not in self._of_run:
             token = self.tokens.pop(request.run.partition("-")[2], None)
             if token is None:
@@ -98,7 +98,7 @@ class InnerRunner:
     )
 
     async def serve(self) -> None:
-        """Handle the outer side's messages for ever. Exit the process when the outer side is gone."""
+        """Handle the outer side's messages. Exit the process when the outer side is gone."""
         reporting = asyncio.create_task(self._report_progress(), name="progress")
         try:
             while True:

@@ -127,7 +127,7 @@ class Link:
             self._writer.write(message.model_dump_json().encode() + b"\n")
 
     async def receive(self) -> FromInner | FromOuter | None:
-        """Return the next message; None where the peer is gone. Raises ValueError for anything else."""
+        """Return the next message, or None if the peer is gone. Raises ValueError."""
         try:
             line = await self._reader.readline()
         except ConnectionError:

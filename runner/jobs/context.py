@@ -1,4 +1,4 @@
-"""The interface between a job and its executor: the shared context, a planned trial, and its end."""
+"""What a job and its executor share: the context, a planned trial, and its end."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TrialPlan:
 
 @dataclass
 class TrialProgress:
-    """The state of a running trial, for the live table. `usage` gives what the model has used so far."""
+    """The state of a running trial, for the live table. `usage` is the usage so far."""
 
     plan: TrialPlan
     phase: str = PHASE_WAITING
@@ -82,7 +82,7 @@ class TrialProgress:
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """The end of one try of a trial. `infrastructure`: the cause may pass, so another try is worthwhile."""
+    """The end of one try of a trial. `infrastructure`: another try may succeed."""
 
     record: TrialRecord
     infrastructure: bool = False

@@ -1,4 +1,4 @@
-"""A job's folder: its paths, the claim of the process that works in it, and failed tries set aside."""
+"""A job's folder: its paths, its lock file, and failed tries set aside."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class JobDirectory(ResultFolder):
         )
 
     def finished(self, trial_name: str) -> TrialRecord | None:
-        """Return the record of a trial that has ended; None for one that has not, or was interrupted.
+        """Return the record of a trial; None if it has not ended or was interrupted.
 
         result.json is written last, so a trial that has one is complete.
         """

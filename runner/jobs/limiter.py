@@ -61,7 +61,7 @@ class Capacity:
 
 
 class Limiter:
-    """Admits trials in the order in which they ask. A trial that wants more than there is runs alone."""
+    """Admits trials in the order of asking. A trial that wants too much runs alone."""
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
@@ -111,7 +111,7 @@ class Limiter:
 
 
 def _memory_mb() -> float:
-    """Return the MiB that this process may use: the machine's memory, or its control group's limit."""
+    """Return the MiB of the machine, or of its control group if that is less."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()

@@ -68,7 +68,7 @@ def make_lock(
     agent_digest: str | None,
     rng: random.Random | None = None,
 ) -> JobLock:
-    """Plan all trials, the attempts outside and the tasks inside, and write down what they are made of."""
+    """Plan all trials, attempt by attempt, and record what they are made of."""
     rng = rng or random.Random()
     taken: set[str] = set()
     trials: list[PlannedTrial] = []
@@ -91,7 +91,7 @@ def make_lock(
 
 
 def model_digest(mode: ModelMode) -> str | None:
-    """The content of a script or of a cassette that is replayed; None where answers come from a model."""
+    """The content of the script or of the replayed cassette; None for a real model."""
     if not mode.canned or mode.path is None or not mode.path.exists():
         return None
     if mode.path.is_dir():

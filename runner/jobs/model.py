@@ -115,7 +115,7 @@ async def open_model(
 
 
 def default_upstream(config: RunConfig, secrets: Secrets) -> Upstream:
-    """Return the source of model answers that the settings name. Raises JobError with what to do."""
+    """Return the upstream that the settings name. Raises JobError with what to do."""
     mode = config.mode
     if mode.path is not None and mode.name != "record" and not mode.path.exists():
         raise JobError(f"--model {mode}: {mode.path} does not exist")

@@ -1,4 +1,4 @@
-"""A job's own files while it runs (Harbor's result.json and our capstan.json), and reading them back."""
+"""A job's own files, Harbor's result.json and our capstan.json: write and read them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class JobRecord(BaseModel):
 
 @dataclass(frozen=True)
 class StoredJob:
-    """A job as it is stored in its folder: its record, and those of its ended trials in planned order."""
+    """A job as stored in its folder: its record, and those of its ended trials in order."""
 
     directory: JobDirectory
     lock: JobLock

@@ -51,7 +51,7 @@ def load_tasks(config: RunConfig) -> list[JobTask]:
 
 
 def reload_task(path: Path, dataset: str, *, instruction_override: str | None = None) -> JobTask:
-    """Load one task again, for a job that is resumed. `instruction_override` is the job's own, if any."""
+    """Load one task again, for a resumed job. `instruction_override` is the job's own."""
     try:
         task = load_dataset(path).tasks
     except TaskError as error:
@@ -62,7 +62,7 @@ def reload_task(path: Path, dataset: str, *, instruction_override: str | None = 
 
 
 def _with_instruction(task: Task, instruction_override: str | None) -> Task:
-    """Return the task with another instruction for the agent; its digest stays that of the folder."""
+    """Return the task with another instruction; its digest stays that of the folder."""
     return task if instruction_override is None else replace(task, instruction=instruction_override)
 
 

@@ -71,7 +71,7 @@ def context_size(
 
 
 def time_by_phase(rows: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Plot the seconds of the longest trials, by label and phase. Returns "" if nothing was timed."""
+    """Plot the seconds of the longest trials by phase. Returns "" if nothing was timed."""
     finite = [(label, {n: v for n, v in seconds.items() if math.isfinite(v)}) for label, seconds in rows]
     timed = [(label, seconds) for label, seconds in finite if any(v > 0 for v in seconds.values())]
     if not timed:

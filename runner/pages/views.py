@@ -115,7 +115,8 @@ class TrialPage:
 class TrialPair:
     """The same attempt at the same task in two jobs.
 
-    They are `comparable` if both have a trajectory. It differs from step `differs_at` on, if at all.
+    They are `comparable` if both have a trajectory. It differs from step `differs_at` on, if at
+    all.
     """
 
     task: str

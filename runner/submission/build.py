@@ -18,7 +18,8 @@ from runner.json_values import is_list, is_object
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 FIXED_MODE = 0o644
 COMPRESSION_LEVEL = 9
-# What travels of pyproject.toml: the agent's part, without the runner's command and the tools' settings.
+# What travels of pyproject.toml: the agent's part, without the runner's command and the tools'
+# settings.
 PROJECT_KEYS = ("name", "version", "description", "requires-python", "dependencies")
 PACKAGE = "src"
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})

@@ -1,4 +1,4 @@
-"""Whole jobs in Docker: every bundled task, kills and resumes, an engine that goes away, many at once."""
+"""Whole jobs in Docker: every bundled task, kills, resumes, and many trials at once."""
 
 from __future__ import annotations
 
@@ -196,7 +196,8 @@ def own_engine(tmp_path: Path) -> Iterator[Mapping[str, Any]]:
     folder = Path("/var/tmp") / f"capstan-engine-{os.getpid()}"
     folder.mkdir()
     host = f"unix://{folder}/docker.sock"
-    # In a network namespace of its own: with bridge none it would remove docker0, the other engine's bridge.
+    # In a network namespace of its own: with bridge none it would remove docker0, the other
+    # engine's bridge.
     command = [
         "unshare",
         "--net",

@@ -1,7 +1,7 @@
 """`make demo` on a clean copy, where neither Docker nor bubblewrap is installed.
 
-Each place is a container of Debian with python3 and make. Packages come from wherever this machine's pip and
-apt get theirs.
+Each place is a container of Debian with python3 and make. Packages come from wherever this
+machine's pip and apt get theirs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our agent under Harbor, and our job folders in Harbor's eyes: the same tasks, the same rewards."""
+"""Our agent under Harbor, and our job folders read by Harbor: the same rewards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workspaces of these tests share this machine's /tmp: each worker of pytest-xdist has its own names."""
+"""Workspaces of these tests share /tmp: each worker of pytest-xdist has its own names."""
 
 from __future__ import annotations
 

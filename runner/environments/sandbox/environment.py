@@ -177,7 +177,8 @@ def _bwrap_command(program: Path, root: Path, info_fd: int) -> list[str]:
     for source, target in read_only_binds():
         command += ["--ro-bind", source, target]
     # pid 1, which no signal from inside reaches. It blocks until its stdin closes, at the latest
-    # when the runner dies. It ignores CHLD (dash cannot do that itself), so the kernel reaps orphans.
+    # when the runner dies. It ignores CHLD (dash cannot do that itself), so the kernel reaps
+    # orphans.
     ignore = "env --ignore-signal=CHLD"
     hold = f"echo ready; {ignore} true 2>/dev/null && exec {ignore} cat; exec cat"
     return [*command, "--as-pid-1", "--info-fd", str(info_fd), "sh", "-c", hold]

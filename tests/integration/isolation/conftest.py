@@ -86,7 +86,7 @@ def start(arguments: list[str], **variables: str) -> subprocess.Popen[str]:
 
 @contextmanager
 def scripted_model(script: Path) -> Iterator[dict[str, str]]:
-    """A scripted model behind real HTTP on loopback, for `live` and `record` to call; its variables."""
+    """Run a scripted model server on loopback. Yield the variables that point to it."""
     server = subprocess.Popen(
         [sys.executable, "-m", "runner", "model", "--script", str(script)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A hostile agent behind the walls: one run in which it tries everything, an assertion for each attempt."""
+"""A hostile agent in isolation: one run tries everything, and each attempt is asserted."""
 
 from __future__ import annotations
 

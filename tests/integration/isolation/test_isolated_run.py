@@ -1,4 +1,4 @@
-"""Whole runs with `--isolation dind`: the bundled tasks, equality with `process`, every way to end."""
+"""Whole runs with `--isolation dind`: bundled tasks, equality with `process`, endings."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def _digests(tape: Path) -> list[str]:
 
 
 def test_our_agents_requests_are_the_same_and_can_be_replayed(work: Path, bundled: Ended):
-    """Byte for byte: nothing that the agent says depends on the moment, or on which isolation it is.
+    """Byte for byte: nothing that the agent says depends on the moment, or on which isolation it
+    is.
 
     Of the bundled scripts this one runs no command that prints a time of its own, as `ls -l` does.
     """

@@ -65,7 +65,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A TMPDIR of the test's own, so that its sandboxes are told from those of tests that run beside it.
+    """A TMPDIR of the test's own, which tells its sandboxes from those of other tests.
 
     Every user may enter it, as the sandbox asks of the folder that holds its root.
     """

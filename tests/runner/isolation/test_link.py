@@ -1,4 +1,4 @@
-"""The two sides of an isolated run over a real socket, and the inner relay in front of the outer one."""
+"""Both sides of an isolated run over a real socket, with the inner and the outer relay."""
 
 import asyncio
 import json

@@ -12,7 +12,7 @@ from runner.jobs.limiter import Capacity, Limiter, Resources
 
 
 async def run_all(limiter: Limiter, wanted: list[Resources], capacity: Capacity) -> tuple[list[int], int]:
-    """The order in which trials were admitted, and the most that ran at once; checks the bounds all along."""
+    """Records the order of admission and the most that ran at once. Checks the bounds."""
     order: list[int] = []
     running: list[Resources] = []
     most = 0

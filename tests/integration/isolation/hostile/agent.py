@@ -1,7 +1,7 @@
 """An agent that tries to get out, to get at what is not its own, and to break what it is in.
 
-The first word of its instruction names what it tries; what came of it goes into attempts.json in its logs.
-It runs as a submission of its own, so that it imports nothing of this project.
+The first word of its instruction names what it tries; what came of it goes into attempts.json in
+its logs. It runs as a submission of its own, so that it imports nothing of this project.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A small agent that does what the model says and sends nothing that depends on the clock or the place."""
+"""A small agent that does what the model says and sends the same bytes each time."""
 
 import asyncio
 import http.client
