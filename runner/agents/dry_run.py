@@ -99,11 +99,11 @@ async def dry_run(
                 text = archive.contents.get("requirements.txt", b"").decode("utf-8")
             interpreter = await prepare_interpreter(text, Path(folder), reuse_own=False)
         except UnicodeDecodeError:
-            problem, mend = "requirements.txt is not UTF-8 text", "save it as UTF-8"
-            return spec.row("", Finding(Reason.SUBMISSION_CODE_FAILED.value, problem, mend))
+            problem, remedy = "requirements.txt is not UTF-8 text", "save it as UTF-8"
+            return spec.row("", Finding(Reason.SUBMISSION_CODE_FAILED.value, problem, remedy))
         except RequirementsError as error:
-            mend = "name released versions; without a network, use --static"
-            return spec.row("", Finding(Reason.SUBMISSION_CODE_FAILED.value, str(error), mend))
+            remedy = "name released versions; without a network, use --static"
+            return spec.row("", Finding(Reason.SUBMISSION_CODE_FAILED.value, str(error), remedy))
         package = AgentPackage(archive.sha256, archive.contents, interpreter)
         try:
             return await _run(package, spec, construction_sec, run_sec, Path(folder))

@@ -67,5 +67,5 @@ def _read(source: Path) -> tuple[str, Mapping[str, bytes]]:
     if findings:
         first = findings[0]
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise PackageError(f"{source}: {first.where}: {first.message}: {first.mend} [{first.code}]{more}")
+        raise PackageError(f"{source}: {first.where}: {first.message}: {first.remedy} [{first.code}]{more}")
     return archive.sha256, archive.contents

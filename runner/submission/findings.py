@@ -13,7 +13,7 @@ class Finding:
     Attributes:
         code: The validator's rejection code.
         message: The problem.
-        mend: How to fix it.
+        remedy: How to fix it.
         path: The file. None: the whole ZIP.
         line: The line, counted from 1. None: the whole file.
         level: `reject`, or `warn` for what only later validators will refuse.
@@ -21,7 +21,7 @@ class Finding:
 
     code: str
     message: str
-    mend: str
+    remedy: str
     path: str | None = None
     line: int | None = None
     level: Literal["reject", "warn"] = "reject"

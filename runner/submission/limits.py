@@ -101,16 +101,18 @@ def _check_member(member: ZipInfo) -> Iterator[Finding]:
         message = (
             f"{member.file_size:,} bytes from {member.compress_size:,}: more than {MAX_MEMBER_RATIO} : 1"
         )
-        mend = "compress the file itself, or remove it"
-        yield Finding("compression_ratio_too_high", message, mend, name)
+        remedy = "compress the file itself, or remove it"
+        yield Finding("compression_ratio_too_high", message, remedy, name)
 
 
 def check_entrypoint(archive: Archive) -> list[Finding]:
     """Check that agent.py is at the root, is valid Python, and has a top-level class Agent."""
     source = archive.contents.get(ENTRYPOINT)
     if source is None:
-        mend = f"put {ENTRYPOINT} at the root of the ZIP, not in a folder; submitted_agent.py does not count"
-        return [Finding("missing_entrypoint", f"there is no readable {ENTRYPOINT} at the root", mend)]
+        remedy = (
+            f"put {ENTRYPOINT} at the root of the ZIP, not in a folder; submitted_agent.py does not count"
+        )
+        return [Finding("missing_entrypoint", f"there is no readable {ENTRYPOINT} at the root", remedy)]
     try:
         text = source.decode("utf-8")
         with warnings.catch_warnings():
@@ -119,10 +121,10 @@ def check_entrypoint(archive: Archive) -> list[Finding]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         message = f"does not parse: {error.msg if isinstance(error, SyntaxError) else error}"
-        mend = "save it as UTF-8, and check it with python -m py_compile"
-        return [Finding("invalid_entrypoint", message, mend, ENTRYPOINT, line)]
+        remedy = "save it as UTF-8, and check it with python -m py_compile"
+        return [Finding("invalid_entrypoint", message, remedy, ENTRYPOINT, line)]
     if any(isinstance(node, ast.ClassDef) and node.name == ENTRY_CLASS for node in tree.body):
         return []
     message = f"no top-level class {ENTRY_CLASS}"
-    mend = f"define `class {ENTRY_CLASS}` at the top level: not inside if or try, not by assignment"
-    return [Finding("missing_agent_class", message, mend, ENTRYPOINT)]
+    remedy = f"define `class {ENTRY_CLASS}` at the top level: not inside if or try, not by assignment"
+    return [Finding("missing_agent_class", message, remedy, ENTRYPOINT)]

@@ -34,7 +34,7 @@ class Rule:
     code: str
     patterns: tuple[re.Pattern[str], ...]
     message: str
-    mend: str
+    remedy: str
     level: Literal["reject", "warn"] = "reject"
 
     def matching_lines(self, text: str) -> Iterator[int]:
@@ -59,9 +59,9 @@ class Rule:
 
 
 def _rule(
-    code: str, patterns: list[str], message: str, mend: str, level: Literal["reject", "warn"] = "reject"
+    code: str, patterns: list[str], message: str, remedy: str, level: Literal["reject", "warn"] = "reject"
 ) -> Rule:
-    return Rule(code, tuple(re.compile(p, re.IGNORECASE) for p in patterns), message, mend, level)
+    return Rule(code, tuple(re.compile(p, re.IGNORECASE) for p in patterns), message, remedy, level)
 
 
 _IDENTITY = r"\b(?:task_id|task_name|task_key|task_slug|challenge_id|fixture_name)\b"
@@ -147,7 +147,7 @@ def check_text(path: str, data: bytes) -> Iterator[Finding]:
     text = data.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     for rule in RULES:
         for number in islice(rule.matching_lines(text), MAX_FINDINGS):
-            yield Finding(rule.code, rule.message, rule.mend, path, number, rule.level)
+            yield Finding(rule.code, rule.message, rule.remedy, path, number, rule.level)
 
 
 _MIN_SECRET_BYTES = 8
@@ -169,13 +169,13 @@ def check_secrets(path: str, data: bytes, environ: Mapping[str, str]) -> Iterato
 
     The secret itself is never part of a message.
     """
-    mend = "remove it and revoke the key, which may have been copied already"
+    remedy = "remove it and revoke the key, which may have been copied already"
     for name, shape in _KEY_SHAPES:
         for match in shape.finditer(data):
             line = data.count(b"\n", 0, match.start()) + 1
-            yield Finding(SECRET_RULE, f"looks like {name}", mend, path, line)
+            yield Finding(SECRET_RULE, f"looks like {name}", remedy, path, line)
     for name in SECRET_VARIABLES:
         value = environ.get(name, "").strip().encode()
         if len(value) >= _MIN_SECRET_BYTES and (position := data.find(value)) >= 0:
             line = data.count(b"\n", 0, position) + 1
-            yield Finding(SECRET_RULE, f"contains the value of {name}", mend, path, line)
+            yield Finding(SECRET_RULE, f"contains the value of {name}", remedy, path, line)

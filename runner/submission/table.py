@@ -46,7 +46,7 @@ def print_check(path: Path, report: CheckReport) -> None:
             style = "red" if finding.level == "reject" else "yellow"
             console.print(
                 f"[{style}]{finding.code}[/{style}] {escape(finding.where)}: {escape(finding.message)};"
-                f" {escape(finding.mend)}",
+                f" {escape(finding.remedy)}",
                 soft_wrap=True,
             )
         if len(row.findings) > _SHOWN_FINDINGS:
@@ -76,7 +76,7 @@ def as_json(path: Path, report: CheckReport) -> dict[str, object]:
                         "path": finding.path,
                         "line": finding.line,
                         "message": finding.message,
-                        "mend": finding.mend,
+                        "remedy": finding.remedy,
                     }
                     for finding in row.findings
                 ],

@@ -65,7 +65,7 @@ async def test_a_submission_that_misbehaves_gets_its_code(
     result = await run_agent(top, body)
     assert [finding.code for finding in result.findings] == [code]
     finding = result.findings[0]
-    assert message in finding.message and finding.message.isprintable() and finding.mend
+    assert message in finding.message and finding.message.isprintable() and finding.remedy
 
 
 async def test_a_flood_of_output_passes() -> None:

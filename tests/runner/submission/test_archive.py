@@ -121,7 +121,7 @@ def test_a_secret_is_found_and_not_repeated() -> None:
     key = "sk-" + "a1B2" * 8
     findings = list(check_secrets("src/a.py", f"x = 1\nkey = '{key}'\n".encode(), {"DEEPSEEK_API_KEY": key}))
     assert [finding.where for finding in findings] == ["src/a.py:2", "src/a.py:2"]
-    assert not any(key in finding.message + finding.mend for finding in findings)
+    assert not any(key in finding.message + finding.remedy for finding in findings)
 
 
 VALID = make_zip(
