@@ -117,7 +117,7 @@ def test_restarted_service_removes_leftover_containers(folder: Path) -> None:
         wait_until(containers, "no container was started")
         before = containers()
         service.kill()
-    assert containers() == before
+    assert containers() <= before
     arguments = ("--env", "docker", "--agent", "agents/slow")
     with running(folder, *arguments, **KEY) as service, service.client() as http:
         http.get(f"/api/jobs/{job}/events")

@@ -20,7 +20,7 @@ from src.context import load_counter
 from src.context.counters import EstimateCounter
 from src.context.exact import VOCABULARY, ExactCounter
 from src.llm.usage import TokenCounter
-from tests.fuzz import fuzz
+from tests.fuzz import ALL_CASES, fuzz
 from tests.src.context import corpus
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,16 +41,19 @@ lumps = st.lists(
 
 @cache
 def counts() -> list[tuple[int, int, int, int]]:
-    """Return characters, the package's tokens, ours, and the estimate for each text."""
+    """Return characters, the package's tokens, ours, and the estimate for each text, or for each
+    tenth."""
     return [
         (len(text), len(ds_token.encode(text)), EXACT.count(text), ESTIMATE.count(text))
-        for text in corpus.texts()
+        for text in corpus.texts()[:: 1 if ALL_CASES else 10]
     ]
 
 
+@pytest.mark.fuzz
 @pytest.mark.timeout(300)
 def test_counts_equal_the_reference_text_by_text() -> None:
-    assert sum(row[0] for row in counts()) >= corpus.LEAST_CHARACTERS
+    if ALL_CASES:
+        assert sum(row[0] for row in counts()) >= corpus.LEAST_CHARACTERS
     different = [row for row in counts() if row[1] != row[2]]
     assert len(different) <= len(counts()) * 0.001, different[:5]
 

@@ -183,7 +183,7 @@ async def test_cancellation_stops_the_command(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert await any_environment.settled() == []
 
 
