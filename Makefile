@@ -9,7 +9,7 @@ DEMO_TASKS ?= --task fix-log-rotation --task repair-config --task sales-report
 WORKERS ?= $(shell expr 2 \* $$(nproc))
 PYTEST = $(PYTHON_BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup environments demo lint types test fuzz bench zip lock clean
+.PHONY: help setup dev environments demo lint types test fuzz bench zip lock clean
 
 help:
 	@echo "make demo    runs the bundled tasks: scripted model by default, MODEL=live with DEEPSEEK_API_KEY"
@@ -17,23 +17,27 @@ help:
 	@echo "make fuzz    the tests with random cases, ten times as many as make test tries"
 	@echo "make bench   the figures of docs/benchmarks.md"
 	@echo "make zip     dist/agent.zip, checked as a validator checks it"
-	@echo "make setup   the development environment alone;  make lock: the lock files anew"
+	@echo "make setup   what the command .venv/bin/capstan needs, alone"
+	@echo "make dev     what development needs, too;  make lock: the lock files anew"
 
 setup:
+	@scripts/setup runner
+
+dev:
 	@scripts/setup dev
 
-environments: setup
+environments: dev
 	@scripts/setup agent bare harbor programs
 
 demo: setup
 	@.venv/bin/capstan run examples/tasks $(DEMO_TASKS) --agent . --model $(MODEL) --env $(ENVIRONMENT) --isolation $(ISOLATION) $(ARGS)
 
-lint: setup
+lint: dev
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/lint-imports
 
-types: setup
+types: dev
 	@.venv/bin/pyright
 
 test: environments lint types
@@ -48,7 +52,7 @@ bench: environments
 zip: setup
 	@$(PYTHON_BIN) build_zip.py
 
-lock: setup
+lock: dev
 	scripts/lock
 
 clean:

@@ -92,7 +92,7 @@ def test_as_root_in_a_container_that_may_not_make_namespaces(source: Path) -> No
     lines = run("make demo", source, "bare")
     assert lines[:3] == [
         "setup: python3-venv from Debian",
-        "setup: .venv from locks/dev.txt",
+        "setup: .venv from locks/runner.txt",
         "setup: proot from Debian, because neither Docker nor bubblewrap works here",
     ]
     assert re.fullmatch(
@@ -106,7 +106,7 @@ def test_as_root_in_a_container_that_may_not_make_namespaces(source: Path) -> No
 def test_as_an_ordinary_user_without_bubblewrap(source: Path) -> None:
     # Privileged, so that the kernel lets the user make namespaces, as it does outside a container.
     lines = run("make demo", source, "venv", "--privileged", user="user")
-    assert lines[0] == "setup: .venv from locks/dev.txt"
+    assert lines[0] == "setup: .venv from locks/runner.txt"
     assert re.fullmatch(r"environment: sandbox \(Docker: no engine answers at .*docker\.sock\)", lines[1])
     assert lines[-1].endswith(PASSED)
 
