@@ -117,7 +117,7 @@ def check_entrypoint(archive: Archive) -> list[Finding]:
         text = source.decode("utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+            tree = _parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         message = f"does not parse: {error.msg if isinstance(error, SyntaxError) else error}"
@@ -128,3 +128,10 @@ def check_entrypoint(archive: Archive) -> list[Finding]:
     message = f"no top-level class {ENTRY_CLASS}"
     remedy = f"define `class {ENTRY_CLASS}` at the top level: not inside if or try, not by assignment"
     return [Finding("missing_agent_class", message, remedy, ENTRYPOINT)]
+
+
+def _parse(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SystemError:  # CPython 3.11 may miscount its recursion if garbage is collected meanwhile
+        return ast.parse(text)

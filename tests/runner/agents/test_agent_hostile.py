@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -128,14 +129,14 @@ async def test_an_invalid_return_value_is_refused(bench: Bench, value: str):
         ("while True: os.write(connection(), b'{\"type\": \"abandon\", \"id\": 1}\\n' * 1000)", "messages within a second"),
         ("await asyncio.gather(*(environment.exec('sleep 60') for _ in range(400)))", "calls at once"),
         ("os.close(connection()); time.sleep(99)", "closed its connection"),
-        ("os.closerange(3, 1000); time.sleep(99)", "closed its connection"),
+        ("os.closerange(3, 1000); time.sleep(99)", "closed its connection|exited with code"),
     ],
 )  # fmt: skip
 async def test_a_dead_process_or_a_broken_protocol_is_a_crash(bench: Bench, run: str, message: str):
     started = time.monotonic()
     outcome = await bench.run(hostile(run, top=CONNECTION))
     assert outcome.kind == "crashed", outcome
-    assert message in (outcome.exception_message or "")
+    assert re.search(message, outcome.exception_message or "")
     assert time.monotonic() - started < 15
 
 

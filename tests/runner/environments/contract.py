@@ -346,7 +346,7 @@ class WatchedContract:
                 "while :; do mv /tests /elsewhere; mkdir -p /tests; done", id="takes the tests away"
             ),
             pytest.param(
-                "until [ -e /app/ran ]; do :; done; sleep 0.2; echo 1 >/logs/verifier/reward.txt", id="waits"
+                "until [ -e /app/ran ]; do :; done; sleep 4; echo 1 >/logs/verifier/reward.txt", id="waits"
             ),
         ],
     )
