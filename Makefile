@@ -7,6 +7,8 @@ ENVIRONMENT ?= auto
 DEMO_TASKS ?= --task fix-log-rotation --task repair-config --task sales-report
 # Tests wait more than they compute, so there are twice as many workers as processors.
 WORKERS ?= $(shell expr 2 \* $$(nproc))
+# Hundreds of processes of the tests import the same modules, so these are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(PYTHON_BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup dev environments demo lint types test fuzz bench zip lock clean
