@@ -1,8 +1,8 @@
 """Dry runs of a submission: a fresh virtual environment, and one scripted task.
 
-The task is a small one in the sandbox. The model is scripted: it calls a tool of the agent that
-takes a shell command, to write a file, and then says that it is done. A dry run checks that the
-agent can be run, not how well it solves tasks.
+The task is a small one in the sandbox, or under proot where bubblewrap does not work. The model is
+scripted: it calls a tool of the agent that takes a shell command, to write a file, and then says
+that it is done. A dry run checks that the agent can be run, not how well it solves tasks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runner.agents.outcome import AgentOutcome
 from runner.agents.package import AgentPackage
 from runner.agents.requirements import RequirementsError, prepare_interpreter
 from runner.environments import EnvironmentFailure, EnvironmentSpec
+from runner.environments.proot import ProotEnvironment
 from runner.environments.sandbox import SandboxEnvironment
 from runner.json_values import is_list, is_object
 from runner.relay import ModelRequest, Relay
@@ -41,7 +42,7 @@ _CODES: Mapping[str, Reason] = {
     "invalid_return": Reason.TRIAL_FAILED,
     "timeout": Reason.AGENT_TIMEOUT,
 }
-_MENDS: Mapping[str, str] = {
+_REMEDIES: Mapping[str, str] = {
     "construction_failed": "make the import and the constructor work with these libraries alone",
     "raised": "catch all exceptions in setup and run, and return a str that says how the run ended",
     "crashed": "do not exit, fork without end, or write to the harness's file descriptors",
@@ -114,9 +115,10 @@ async def dry_run(
 async def _run(
     package: AgentPackage, spec: DryRunSpec, construction_sec: float, run_sec: float, folder: Path
 ) -> Row:
-    environment = SandboxEnvironment(
-        EnvironmentSpec(task_name="check", session_id=f"check-{spec.code}", context_dir=TASK)
-    )
+    kind = SandboxEnvironment
+    if await SandboxEnvironment.unavailable() and not await ProotEnvironment.unavailable():
+        kind = ProotEnvironment
+    environment = kind(EnvironmentSpec(task_name="check", session_id=f"check-{spec.code}", context_dir=TASK))
     model = _ScriptedModel()
     async with Relay(ScriptUpstream([model]), allowed_models=(MODEL,)) as relay:
         account = relay.open_run("check", cost_limit_usd=COST_LIMIT_USD)
@@ -154,7 +156,7 @@ def _bad_end(outcome: AgentOutcome) -> Finding | None:
     message = outcome.exception_message or outcome.kind
     error = f"{outcome.exception_type}: {message}" if outcome.exception_type else message
     phase = "import or construction" if outcome.kind == "construction_failed" else outcome.phase
-    return Finding(_CODES[outcome.kind].value, f"{phase}: {_one_line(error)}", _MENDS[outcome.kind])
+    return Finding(_CODES[outcome.kind].value, f"{phase}: {_one_line(error)}", _REMEDIES[outcome.kind])
 
 
 def _one_line(text: str, limit: int = 300) -> str:
