@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from runner.cli.app import use_default_signals
 from tests.needs import leave_out, missing
+
+
+def pytest_configure() -> None:
+    use_default_signals()
 
 
 @pytest.hookimpl(tryfirst=True)

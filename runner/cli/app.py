@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -66,6 +68,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code. docs/runner.md explains each code."""
+    use_default_signals()
     given = list(sys.argv[1:] if arguments is None else arguments)
     result_line = ResultLineOnce()
     code, reason = EXIT_FAILED, None
@@ -77,6 +80,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code != EXIT_OK and given[:1] and given[0] in _JOB_COMMANDS:
             result_line.ensure(reason, interrupted=code == EXIT_INTERRUPTED)
     return code
+
+
+def use_default_signals() -> None:
+    """Let the processes that this one starts have default signals, also after `nohup` or `&`.
+
+    A signal that is ignored stays so in a new program, while one with a handler is reset. So this
+    process ignores them with a handler from now on.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, _ignore)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None: ...
 
 
 def _dispatch(arguments: list[str], result_line: ResultLineOnce) -> tuple[int, str | None]:

@@ -112,6 +112,7 @@ def test_j_and_k_move_through_the_steps(page: Page, url: str) -> None:
     page.goto(f"{url}/jobs/capstan")
     page.get_by_role("link", name=re.compile("attempt 1 at sales-report")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("sales-report, attempt 1")
+    page.wait_for_load_state()
     for key, step in (("j", 1), ("j", 2), ("j", 3), ("k", 2), ("k", 1), ("k", 1)):
         page.keyboard.press(key)
         focused = page.locator(":focus")
@@ -129,6 +130,7 @@ def test_search_finds_and_opens_steps(page: Page, url: str) -> None:
     page.goto(f"{url}/jobs/capstan")
     page.get_by_role("link", name=re.compile("attempt 1 at sales-report")).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("sales-report, attempt 1")
+    page.wait_for_load_state()  # with the script, which handles the keys
     page.keyboard.press("/")
     expect(page.get_by_role("searchbox")).to_be_focused()
     page.keyboard.type("quoted decimal commas")

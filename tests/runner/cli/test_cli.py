@@ -232,6 +232,17 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
     assert process.returncode == 130 and verdict(out)["status"] == "failed"
 
 
+def test_tasks_of_a_job_in_the_background_have_default_signals(tmp_path: Path) -> None:
+    solution = "#!/bin/sh\ngrep SigIgn /proc/self/status | cut -f 2 >/app/ignored\n"
+    test = "#!/bin/sh\necho $(((0x$(cat /app/ignored) & 7) == 0)) >/logs/verifier/reward.txt\n"
+    write_task(tmp_path / "task", solution=solution, test=test)
+    ignoring = ("sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh")
+    command = (sys.executable, "-m", "runner", "run", "task", "-a", "oracle", "-e", TASK_ENVIRONMENT)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*ignoring, *command], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and verdict(done.stdout)["score"] == 1.0, done.stdout + done.stderr
+
+
 def test_the_key_is_masked_and_never_written(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DEEPSEEK_API_KEY=sk-very-secret\nCAPSTAN_ATTEMPTS=3\n")
     shown = runner(tmp_path, "config")
