@@ -90,7 +90,7 @@ class CallError(TypedDict):
     errno: int | None
 
 
-class Answer(TypedDict):
+class CallAnswer(TypedDict):
     """The runner's answer to the call with this number."""
 
     type: Literal["answer"]
@@ -152,7 +152,7 @@ class HostConnection:
             for line in lines:
                 self._handle(json.loads(line))
 
-    def _handle(self, message: Start | Cancel | Answer) -> None:
+    def _handle(self, message: Start | Cancel | CallAnswer) -> None:
         if message["type"] == "start":
             self.started.set_result(message)
         elif message["type"] == "cancel":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.pages.render import render, static
-from runner.pages.trajectory import Limits
+from runner.pages.trajectory import PageLimits
 from runner.pages.views import JobPage, TrialRow, build_trial_page, job_page
 
 # For all trials together, so that a job of 89 tasks stays under 2 MB.
@@ -16,7 +16,7 @@ TRIALS_BYTES = 1_800_000
 LARGEST_TRIAL_BYTES = 400_000
 # Tried in turn until a trial fits into its share.
 _LIMITS = tuple(
-    Limits(text=text, steps=steps)
+    PageLimits(text=text, steps=steps)
     for text, steps in ((20_000, 1000), (4_000, 400), (1_500, 200), (600, 100), (300, 40), (120, 20), (60, 6))
 )
 

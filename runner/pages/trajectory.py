@@ -25,7 +25,7 @@ _COMPACTION_KINDS: tuple[tuple[str, CompactionKind], ...] = (
 
 
 @dataclass(frozen=True)
-class Limits:
+class PageLimits:
     """The characters of a text and the steps, half of them from each end, that are shown."""
 
     text: int = 20_000
@@ -111,7 +111,7 @@ def read_steps(trial: Path) -> list[JsonObject]:
     return objects_in(document["steps"])
 
 
-def read_trajectory(trial: Path, limits: Limits = Limits()) -> Trajectory:
+def read_trajectory(trial: Path, limits: PageLimits = PageLimits()) -> Trajectory:
     """Read the trajectory of the trial in this folder. Never raises for what an agent wrote."""
     try:
         all_steps = list(enumerate(read_steps(trial), 1))

@@ -11,7 +11,7 @@ from runner.jobs.lock import PlannedTrial
 from runner.jobs.results import JobRecord, StoredJob, read_job
 from runner.pages.plots import context_size, reward_against_cost, time_by_phase
 from runner.pages.text import Excerpt, excerpt
-from runner.pages.trajectory import Limits, Trajectory, first_different_step, read_trajectory
+from runner.pages.trajectory import PageLimits, Trajectory, first_different_step, read_trajectory
 from runner.results import RECORD_FILE, TrialRecord, regular_file_inside
 
 Outcome = Literal["passed", "failed", "errored", "cancelled", "running", "waiting"]
@@ -19,7 +19,7 @@ Outcome = Literal["passed", "failed", "errored", "cancelled", "running", "waitin
 _PHASE = re.compile(r"phase: (\w+)")
 _LOG_TAIL_BYTES = 64 * 2**10
 _MAX_FILES = 500
-_FINGERPRINTS_ONLY = Limits(text=1, steps=2)
+_FINGERPRINTS_ONLY = PageLimits(text=1, steps=2)
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,10 @@ def trial_page(path: Path, trial: str) -> TrialPage:
     row = next((row for row in job.trials if row.name == trial), None)
     if row is None:
         raise KeyError(trial)
-    return build_trial_page(path, job, row, Limits())
+    return build_trial_page(path, job, row, PageLimits())
 
 
-def build_trial_page(path: Path, job: JobPage, row: TrialRow, limits: Limits) -> TrialPage:
+def build_trial_page(path: Path, job: JobPage, row: TrialRow, limits: PageLimits) -> TrialPage:
     """Return the page of a trial of a job that has been read."""
     folder = path / row.name
     trajectory = read_trajectory(folder, limits)

@@ -80,7 +80,7 @@ class Answer(_Strict):
     faults: tuple[Fault, ...] = ()
 
 
-class Rule(Answer):
+class ScriptRule(Answer):
     """An answer to requests that end with a user message in which the regex `when` matches."""
 
     when: str
@@ -98,7 +98,7 @@ class ScriptFile(_Strict):
     match: str | None = None
     match_regex: str | None = None
     turn: tuple[Answer, ...] = ()
-    rule: tuple[Rule, ...] = ()
+    rule: tuple[ScriptRule, ...] = ()
     closing: str = "The task is complete."
 
     @field_validator("match_regex")

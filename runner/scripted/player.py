@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from runner.json_values import JsonObject, as_text, is_list, objects_in
 from runner.relay.wire import ApiError, ModelRequest
-from runner.scripted.format import Answer, Fault, Rule, ScriptFile
+from runner.scripted.format import Answer, Fault, ScriptFile, ScriptRule
 from runner.scripted.reply import Reply, reply_from
 
 _TURN_ID = re.compile(r"call_(\d{3,})_[0-9a-f]{8}_\d+")
@@ -93,7 +93,7 @@ class FilePlayer:
         for key in [key for key in self._faults if key[0] == run]:
             del self._faults[key]
 
-    def _rule(self, messages: Sequence[JsonObject]) -> Rule | None:
+    def _rule(self, messages: Sequence[JsonObject]) -> ScriptRule | None:
         if not messages or messages[-1].get("role") != "user":
             return None
         text = message_text(messages[-1])

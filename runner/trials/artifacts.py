@@ -25,7 +25,7 @@ PROBE_TIMEOUT_SEC = 30.0
 Kind = Literal["file", "directory"]
 
 
-class ManifestEntry(BaseModel):
+class ArtifactEntry(BaseModel):
     """An entry of `artifacts/manifest.json`, as Harbor's `ArtifactManifestEntry`."""
 
     source: str
@@ -69,7 +69,7 @@ async def collect_artifacts(
 
     The manifest names those that are missing or cannot be copied. They are no error.
     """
-    entries: list[ManifestEntry] = []
+    entries: list[ArtifactEntry] = []
     for artifact in (Artifact(source=ARTIFACTS), *artifacts):
         relative = artifact.destination or str(PurePosixPath(artifact.source)).lstrip("/")
         target = folder / relative
@@ -90,12 +90,12 @@ async def collect_artifacts(
         except (OSError, RuntimeError) as error:
             log(f"artifact {artifact.source}: {error}")
             status = "failed"
-        entry = ManifestEntry(source=artifact.source, destination=relative, type=kind, status=status)
+        entry = ArtifactEntry(source=artifact.source, destination=relative, type=kind, status=status)
         entries.append(entry.model_copy(update={"exclude": artifact.exclude}))
     _write_manifest(folder, entries)
 
 
-def _write_manifest(folder: Path, entries: Sequence[ManifestEntry]) -> None:
+def _write_manifest(folder: Path, entries: Sequence[ArtifactEntry]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     listed = json.dumps([entry.model_dump() for entry in entries], indent=2)
     write_atomically(folder / "manifest.json", listed + "\n")
