@@ -31,6 +31,7 @@ TERM_GRACE_SEC = 1.0
 KILL_LIMIT_SEC = 10.0
 FREE_WAIT_SEC = 0.05
 OPEN_LIMIT_SEC = 30.0
+BEGIN_LIMIT_SEC = 60.0  # a command that has not begun by then
 MAX_COMMANDS_AT_ONCE = 64
 
 
@@ -182,6 +183,7 @@ class ShellSessionPool:
         try:
             async with asyncio.timeout(timeout_sec):
                 await session.send(request)
+                await self._begun(session)
                 await session.reached(Phase.DRAINING, Phase.FREE)
         except TimeoutError:
             if parser.return_code is None:
@@ -196,6 +198,18 @@ class ShellSessionPool:
             parser.flush()
             raise ShellSessionClosed(parser.phase is not Phase.WAITING, output)
         return ExecResult(output.text(), None, parser.return_code)
+
+    @staticmethod
+    async def _begun(session: ShellSession) -> None:
+        """Wait until the command has begun. Close a session that says nothing.
+
+        A busy engine may lose the end of a stream whose shell has ended.
+        """
+        try:
+            async with asyncio.timeout(BEGIN_LIMIT_SEC):
+                await session.reached(Phase.RUNNING, Phase.DRAINING, Phase.FREE)
+        except TimeoutError:
+            session.close()
 
     async def _acquire(self, user: str | None, parser: FrameParser) -> tuple[ShellSession, bool]:
         """Return an idle session, reserved for `parser`, and whether it was opened just now."""

@@ -17,7 +17,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to the address. Raises ConfigError."""
+    """Return a socket that takes connections at the address. Raises ConfigError."""
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(info[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -26,6 +26,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(info[4])
+        listener.listen()
         listener.setblocking(False)
     except OSError as error:
         listener.close()
