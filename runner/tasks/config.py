@@ -2,8 +2,9 @@
 
 The models have every key of Harbor's format, with old names mapped to the new ones. The
 description of a field is the text that an error shows after "must be". The rules are Harbor 0.25's
-(`harbor.models.task.config`) with two exceptions: a wrong value is never coerced to another type,
-and the network is off unless the task opts in, as in the validator's own-runner.
+(`harbor.models.task.config`) with two exceptions: `allow_internet` must be true or false and
+nothing that may mean it, and the network is off unless the task opts in, as in the validator's
+own-runner.
 """
 
 from __future__ import annotations
