@@ -71,7 +71,9 @@ class Job:
                     await limiter.acquire(resources)
                     task = group.create_task(self._run_trial(plan), name=plan.trial_name)
                     task.add_done_callback(lambda _, taken=resources: limiter.release(taken))
-        except* JobError as errors:
+        except ExceptionGroup as failed:  # except* would raise a group again in Python 3.11.2
+            if (errors := failed.subgroup(JobError)) is None:
+                raise
             raise errors.exceptions[0] from None
 
     def _pending(self) -> list[TrialPlan]:

@@ -89,8 +89,8 @@ class HarborToolRegistry:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._execute_one(call)) for call in calls]
-        except* EnvironmentGone as gone:
-            raise gone.exceptions[0] from None
+        except ExceptionGroup as failed:  # only EnvironmentGone; all else is a result
+            raise failed.exceptions[0] from None
         return [task.result() for task in tasks]
 
     async def _execute_one(self, call: ToolCall) -> ToolResult:

@@ -164,7 +164,7 @@ class TestPlainExec(EnvironmentContract):
         environment = await make(app_image, labels={"test": MINE})
         # A supervisor needs a `cat` for its pipes; an image without one has commands that run all
         # the same.
-        hidden = await environment.exec("cp /bin/cat /usr/bin/tac2; mv /bin/cat /bin/cat.hidden")
+        hidden = await environment.exec("cp /bin/cat /usr/bin/tac2; sleep 1; mv /bin/cat /bin/cat.hidden")
         assert hidden.return_code == 0
         await environment._sessions.aclose()
         assert (await environment.exec("echo first")).stdout == "first\n"

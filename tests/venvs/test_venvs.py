@@ -96,6 +96,7 @@ async def test_both_transports_send_the_same_bytes(unpacked: Path, tmp_path: Pat
     assert bodies[0] == bodies[1]
 
 
+@pytest.mark.sandbox
 @every_environment
 async def test_the_import_takes_no_network_and_writes_nothing(kind: str, unpacked: Path) -> None:
     """Import it in a read-only sandbox without network."""

@@ -81,7 +81,7 @@ class FileTransfer:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(fetch(offset)) for offset in range(start, end, size)]
-        except* Exception as failed:
+        except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return b"".join(task.result() for task in tasks)
 

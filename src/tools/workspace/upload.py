@@ -87,10 +87,8 @@ class Uploader:
             async with asyncio.TaskGroup() as group:
                 for index, offset in enumerate(offsets):
                     group.create_task(send(index, offset))
-        except* EnvironmentGone as gone:
-            raise gone.exceptions[0] from None
-        except* Exception as failed:
-            raise failed.exceptions[0] from None
+        except ExceptionGroup as failed:
+            raise (failed.subgroup(EnvironmentGone) or failed).exceptions[0] from None
         return len(offsets), zipped
 
 
