@@ -43,8 +43,9 @@ return "done"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    chromium = program("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
 
