@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from runner.environments.base import MAX_COMMAND_BYTES
 from runner.environments.frames import SUPERVISOR, BoundedOutput, FrameParser, Phase, quote, run_request
+from tests.needs import program
 
 NONCE = "0123456789abcdef0123456789abcdef"
 
@@ -51,11 +52,13 @@ def test_a_stream_that_breaks_off_gives_what_came(output, places):
 @pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"]])
 @given(text=st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=60))
 def test_every_shell_gives_a_quoted_word_back(shell, text):
+    program(shell[0])
     script = b"printf %s " + quote(text.encode())
     assert subprocess.run([*shell, "-c", script], capture_output=True).stdout == text.encode()
 
 
 def run_in(shell: list[str], *requests: bytes) -> bytes:
+    program(shell[0])
     return subprocess.run(
         shell, input=SUPERVISOR + b"".join(requests), capture_output=True, timeout=20
     ).stdout

@@ -11,6 +11,7 @@ import pytest
 
 from runner.environments import EnvironmentSpec, EnvironmentStartError, create_environment
 from runner.environments.rootfs import remove_stale_roots, rootfs_refusal
+from tests.needs import program
 from tests.runner.environments.contract import spec_of, unique
 
 
@@ -111,7 +112,7 @@ async def test_nothing_is_left_when_the_runner_is_killed(tmp_path, kind):
     assert Path(base).is_dir()
 
     def alive() -> bytes:
-        return subprocess.run(["pgrep", "-f", f"sleep {n}[1234]"], capture_output=True).stdout
+        return subprocess.run([program("pgrep"), "-f", f"sleep {n}[1234]"], capture_output=True).stdout
 
     assert alive()
     victim.send_signal(signal.SIGKILL)

@@ -15,7 +15,7 @@ import pytest
 
 from runner.relay import Relay
 from runner.scripted import ScriptUpstream
-from tests.needs import TASK_ENVIRONMENT
+from tests.needs import TASK_ENVIRONMENT, program
 from tests.runner.job_helpers import write_agent
 from tests.runner.service.service_helpers import (
     KEY,
@@ -75,7 +75,8 @@ def test_killed_service_continues_running_and_queued_jobs(tmp_path: Path) -> Non
     )
     runs = counter.read_text().split()
     assert all(runs.count(name) == (2 if name in again["started_over"] else 1) for name in set(runs))
-    left = subprocess.run(["pgrep", "-af", str(folder)], capture_output=True, text=True, check=False).stdout
+    pgrep = [program("pgrep"), "-af", str(folder)]
+    left = subprocess.run(pgrep, capture_output=True, text=True, check=False).stdout
     assert "bwrap" not in left
 
 

@@ -90,6 +90,8 @@ async def open_with(kind: str, folder: Path, tools: Path) -> Workspace:
     """Open a workspace in a container with ripgrep, without it, or with busybox alone."""
     shell, path = BASH, None
     tools.mkdir(exist_ok=True)
+    if kind == "ripgrep":
+        program("rg")
     if kind == "grep":
         for name in COREUTILS:
             (tools / name).symlink_to(program(name))
@@ -187,6 +189,7 @@ async def test_where_the_programs_differ(tmp_path: Path, kind: str, column: int)
 
 
 async def test_a_refusal_has_the_words_of_the_program(opened_workspace: Workspace) -> None:
+    program("rg")
     with pytest.raises(ToolError, match=r"ripgrep refuses the pattern: [^?]*unclosed group"):
         await search_files(opened_workspace, "f(", ".", include=None, limit=5)
     for pattern in ("a\nb", "a\0b"):

@@ -13,6 +13,7 @@ from src.config import Settings
 from src.tools import HarborToolRegistry
 from src.tools.view_image import PROGRAMS
 from src.tools.workspace import Workspace
+from tests.needs import program
 from tests.src.tools.conftest import Call, caller
 from tests.src.tools.counters import SimpleCounter
 from tests.src.tools.workspace.doubles import ProcessEnvironment, container_path
@@ -129,6 +130,7 @@ async def test_a_patch_applies_whole_or_not_at_all(call: Call, app: Path) -> Non
 
 
 async def test_searching_and_listing(call: Call, app: Path) -> None:
+    program("rg")
     (app / "src").mkdir()
     (app / "src" / "a.py").write_text("import os\nfoo = 1\n")
     (app / "b.txt").write_text("foo bar\n")
