@@ -5,7 +5,7 @@ from runner.agents.factory import AgentFactory, load_agent
 from runner.agents.host import AgentHost
 from runner.agents.limits import AgentLimits
 from runner.agents.outcome import AgentOutcome
-from runner.agents.package import AgentPackage, PackageError
+from runner.agents.package import AgentPackage, PackageError, needs_model
 from runner.agents.requirements import RequirementsError
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "PackageError",
     "RequirementsError",
     "load_agent",
+    "needs_model",
 ]

@@ -54,7 +54,7 @@ class AgentPackage:
     @property
     def names_model(self) -> bool:
         """Whether the files name what an agent needs to call a model."""
-        return any(_MODEL_NAMES.search(data) for data in self.files.values())
+        return _names_model(self.files)
 
     def unpack(self, target: Path) -> None:
         """Write the files into a new folder. File modes are lost, as at the validator."""
@@ -63,6 +63,20 @@ class AgentPackage:
             path = target.joinpath(*PurePosixPath(name).parts)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+
+
+def needs_model(source: Path) -> bool:
+    """Whether the files of a submission, a ZIP or a folder, name what calling a model takes.
+
+    Raises:
+        PackageError: The submission cannot be read, is over a limit or has no class Agent.
+    """
+    _, files = _read(source)
+    return _names_model(files)
+
+
+def _names_model(files: Mapping[str, bytes]) -> bool:
+    return any(_MODEL_NAMES.search(data) for data in files.values())
 
 
 def _read(source: Path) -> tuple[str, Mapping[str, bytes]]:

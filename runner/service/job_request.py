@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from runner.agents import PackageError, needs_model
 from runner.config import RunConfig, Secrets
 from runner.results import local_now
 from runner.service.agent_store import AgentStore
@@ -115,14 +116,15 @@ class JobRequestBuilder:
         if llm.url is not None:
             changes["base_url"] = self._base_url(llm.url, llm.api_key)
         config = RunConfig.model_validate(self.base.model_dump() | changes)
-        needs_key = not config.mode.canned and agent not in _BUILT_IN
-        if needs_key and llm.api_key is None and self.secrets.api_key is None:
+        takes_key = not config.mode.canned and agent not in _BUILT_IN
+        has_none = llm.api_key is None and self.secrets.api_key is None
+        if takes_key and has_none and _needs_model(agent):
             raise ServiceError(
                 422,
                 "key_missing",
                 "llm_config.api_key: no key given, and the service has none of its own (DEEPSEEK_API_KEY)",
             )
-        return QueuedJob(kind, config, llm.api_key if needs_key else None)
+        return QueuedJob(kind, config, llm.api_key if takes_key else None)
 
     def _base_url(self, requested: str, key: SecretStr | None) -> str:
         url = check_url(requested, self.settings)
@@ -151,3 +153,10 @@ def absolute(config: RunConfig) -> RunConfig:
     if (path := config.mode.path) is not None:
         changes["model"] = f"{config.mode.name}:{path.resolve()}"
     return config.model_copy(update=changes)
+
+
+def _needs_model(agent: str) -> bool:
+    try:
+        return needs_model(Path(agent))
+    except PackageError:
+        return False  # its job says what is wrong with it

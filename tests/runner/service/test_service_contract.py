@@ -395,6 +395,14 @@ def test_task_without_a_key_is_not_queued(capstan: Service) -> None:
     assert response.status_code == 422 and response.json()["error"]["code"] == "key_missing"
 
 
+def test_an_agent_that_calls_no_model_needs_no_key(tmp_path: Path) -> None:
+    write_task(tmp_path / "tasks" / "one")
+    write_agent(tmp_path / "agents" / "plain", 'await environment.exec("true"); return "ok"')
+    with running(tmp_path, "--agent", "agents/plain", "--env", TASK_ENVIRONMENT) as service:
+        response = service.run_task("one")
+    assert response.status_code == 200, response.text
+
+
 def test_services_own_key_is_not_sent_to_a_requests_address(service: Service) -> None:
     response = service.run_task(llm_config={"url": "http://127.0.0.1:9"})
     assert response.status_code == 422
