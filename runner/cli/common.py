@@ -76,6 +76,40 @@ IsolationName = Annotated[
         default="process",
     ),
 ]
+Place = Annotated[
+    str | None,
+    setting(
+        "--on",
+        metavar="PLACE",
+        help="Where trials run: here, ray, ray=HOST:PORT or ray=local (docs/scaling.md).",
+        default="here",
+    ),
+]
+RelayListen = Annotated[
+    str | None,
+    setting(
+        "--relay-listen",
+        metavar="HOST:PORT",
+        help="With --on ray, where the nodes reach the model relay.",
+        default="this machine's address in the cluster, a free port",
+    ),
+]
+RelayCertificate = Annotated[
+    str | None, setting("--relay-cert", metavar="FILE", help="The relay's certificate for the nodes (PEM).")
+]
+RelayKey = Annotated[
+    str | None, setting("--relay-key", metavar="FILE", help="The key of --relay-cert (PEM).")
+]
+ClusterTimeout = Annotated[
+    float | None,
+    setting(
+        "--cluster-timeout",
+        metavar="SECONDS",
+        help="How long a cluster may be silent before the job ends as interrupted.",
+        env="CAPSTAN_CLUSTER_TIMEOUT_SEC",
+        default="60",
+    ),
+]
 AllowTaskNetwork = Annotated[
     bool | None,
     setting(

@@ -82,7 +82,7 @@ def cleanup(
     """
     import asyncio
 
-    from runner.executors import remove_leftovers
+    from runner.executors.cleanup import remove_leftovers
 
     removed = asyncio.run(remove_leftovers(everything=everything, images=images))
     for thing in removed:

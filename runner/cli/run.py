@@ -10,11 +10,16 @@ import typer
 from runner.cli.common import (
     AgentPath,
     AllowTaskNetwork,
+    ClusterTimeout,
     ConfigFile,
     EnvironmentName,
     IsolationName,
     JobsDir,
     JsonFlag,
+    Place,
+    RelayCertificate,
+    RelayKey,
+    RelayListen,
     given,
     setting,
 )
@@ -90,6 +95,11 @@ def run(
     ] = None,
     environment: EnvironmentName = None,
     isolation: IsolationName = None,
+    on: Place = None,
+    relay_listen: RelayListen = None,
+    relay_cert: RelayCertificate = None,
+    relay_key: RelayKey = None,
+    cluster_timeout_sec: ClusterTimeout = None,
     force_build: Annotated[
         bool | None,
         setting(

@@ -15,7 +15,7 @@ from types import FrameType
 from runner.cli.common import EXIT_INTERRUPTED, ResultLineOnce, print_json, warn
 from runner.config import ConfigError, RunConfig, Secrets
 from runner.environments import DockerSettings
-from runner.executors import open_executor
+from runner.executors.open import open_executor
 from runner.jobs import Job, JobHost, create_job, resume_job
 from runner.jobs.events import JobObserver
 from runner.results import Reason

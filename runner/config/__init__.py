@@ -1,6 +1,7 @@
 """The settings of a job, and the sources that they are read from."""
 
 from runner.config.model import (
+    LOCAL_CLUSTER,
     SECRET_VARIABLES,
     ModelMode,
     Rules,
@@ -12,6 +13,7 @@ from runner.config.model import (
 from runner.config.sources import ConfigError, Origin, load_config
 
 __all__ = [
+    "LOCAL_CLUSTER",
     "SECRET_VARIABLES",
     "ConfigError",
     "ModelMode",

@@ -29,6 +29,14 @@ _LATER_SETTINGS = (
     *("override_cpus", "override_memory_mb", "override_storage_mb"),
 )
 
+LOCAL_CLUSTER = "local"
+"""The address of a private Ray on this machine."""
+# Settings that a resumed job may have changed: where it runs, and how many trials at once.
+_NO_PART_OF_IDENTITY = {
+    *("jobs_dir", "job_name", "concurrency"),
+    *("on", "relay_listen", "relay_cert", "relay_key", "cluster_timeout_sec"),
+}
+
 
 @dataclass(frozen=True)
 class ModelMode:
@@ -86,6 +94,24 @@ def _check_url(value: str) -> str:
     return value
 
 
+def _check_place(value: str) -> str:
+    name, equals, address = value.partition("=")
+    if address.startswith("ray://"):
+        raise ValueError(
+            "cannot be a ray:// address: run the job on a machine of the cluster, and name HOST:PORT"
+        )
+    if value == "here" or value == "ray" or (name == "ray" and equals and address):
+        return value
+    raise ValueError("must be here, ray, ray=HOST:PORT or ray=local")
+
+
+def _check_listen(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 
 
@@ -131,6 +157,17 @@ class RunConfig(BaseModel):
     isolation: Literal["process", "dind"] = Field(
         "process", description="process: on this machine; dind: agent and tasks in a container of their own"
     )
+    on: Annotated[str, AfterValidator(_check_place)] = Field(
+        "here", description="where trials run: here, ray, ray=HOST:PORT or ray=local"
+    )
+    relay_listen: Annotated[str, AfterValidator(_check_listen)] | None = Field(
+        None, description="HOST:PORT where the nodes of a cluster reach the relay; by default a free port"
+    )
+    relay_cert: str | None = Field(None, description="PEM file: the relay's certificate for the nodes")
+    relay_key: str | None = Field(None, description="PEM file: the key of relay_cert")
+    cluster_timeout_sec: float = Field(
+        60.0, gt=0, description="seconds to wait for a cluster that does not answer"
+    )
     force_build: bool = Field(
         False, description="build images from Dockerfiles anew, also for tasks that name an image"
     )
@@ -167,6 +204,11 @@ class RunConfig(BaseModel):
         """The setting `model`, parsed."""
         return parse_model_mode(self.model)
 
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster that trials run on ("" is the one found); None: here."""
+        return None if self.on == "here" else self.on.removeprefix("ray").removeprefix("=")
+
     def multiplier(self, phase: Literal["agent", "verifier", "setup", "build"]) -> float:
         """Return the factor on the time limit of a phase: its own, or else `timeout_multiplier`."""
         own: float | None = getattr(self, f"{phase}_timeout_multiplier")
@@ -174,7 +216,7 @@ class RunConfig(BaseModel):
 
     def identity(self) -> dict[str, object]:
         """Return the settings that must be equal for a job to be resumed."""
-        values = self.model_dump(mode="json", exclude={"jobs_dir", "job_name", "concurrency"})
+        values = self.model_dump(mode="json", exclude=_NO_PART_OF_IDENTITY)
         for name in _LATER_SETTINGS:
             if not values[name]:
                 del values[name]

@@ -62,6 +62,7 @@ class _Layer:
 # The flags that are not named like their setting.
 _FLAGS = {
     "agent_kwargs": "--ak",
+    "cluster_timeout_sec": "--cluster-timeout",
     "cost_limit_usd": "--cost-limit",
     "environment": "--env",
     "include": "--task",

@@ -69,11 +69,16 @@ def is_alive(owner: str) -> bool:
 def owned_directory(prefix: str, *, place: str | None = None) -> Path:
     """Make a temporary folder for this user only, which names its owner. Return its path."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    own(folder)
+    return folder
+
+
+def own(folder: Path) -> None:
+    """Name this process as the owner of a folder."""
     # In one step: a sweep sees either no owner, which counts as alive, or the whole name.
     note = folder / f"{_OWNER_FILE}.new"
     note.write_text(current_owner(), encoding="ascii")
     note.rename(folder / _OWNER_FILE)
-    return folder
 
 
 def remove_orphans(prefix: str, places: Iterable[str] | None = None) -> list[Path]:

@@ -10,10 +10,13 @@ from docker.errors import DockerException
 from runner.agents.host import remove_stale_agents
 from runner.environments import EnvironmentKind, EnvironmentLost
 from runner.environments.docker import clean_up, shared_engine
+from runner.environments.owner import PREFIX, remove_orphans
 from runner.environments.rootfs import remove_stale_roots
 from runner.isolation.shared_dir import remove_stale_shared_dirs
 
 ENGINE_TIMEOUT_SEC = 30.0
+NODE_PREFIX = f"{PREFIX}node-"
+"""Start of the names of the folders of node runners (runner.executors.ray)."""
 
 
 async def remove_leftovers(
@@ -32,6 +35,7 @@ async def remove_leftovers(
         images: Remove the images built for tasks as well.
     """
     removed = [f"folder {path}" for path in await asyncio.to_thread(remove_stale_agents)]
+    removed += [f"folder {path}" for path in await asyncio.to_thread(remove_orphans, NODE_PREFIX)]
     if "sandbox" in kinds or "proot" in kinds:
         removed += [f"sandbox {path}" for path in await asyncio.to_thread(remove_stale_roots)]
     if "docker" in kinds:

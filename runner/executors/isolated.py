@@ -47,6 +47,7 @@ from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
 from runner.jobs.errors import JobError
 from runner.jobs.limiter import Limiter
 from runner.jobs.tasks import JobTask
+from runner.relay import RelayListener
 from runner.results import Reason
 from runner.submission import build_zip
 from runner.tasks import Task
@@ -83,6 +84,7 @@ class IsolatedExecutor:
     """
 
     environment_kind: EnvironmentKind = "docker"
+    relay_listener: RelayListener | None = None
 
     def __init__(
         self, tasks: Sequence[JobTask], limiter: Limiter, docker: DockerSettings, note: Callable[..., None]
@@ -136,7 +138,8 @@ class IsolatedExecutor:
                 number=number,
                 trial_name=plan.trial_name,
                 attempt=plan.attempt,
-                task_path=str(plan.task.path),
+                task_path=str(task.path),
+                recorded_path=str(plan.task.path),
                 dataset=plan.task.dataset,
                 image=image,
                 environ=task.host_variables(),
@@ -171,7 +174,7 @@ class IsolatedExecutor:
         image = await ensure_runner_image(engine, self._docker, note)
         await asyncio.to_thread(self._put_submission, context)
         mounts = folder_mounts(
-            read_only=[item.path for item in self._tasks if item.task is not None],
+            read_only=[item.task.path for item in self._tasks if item.task is not None],
             writable=[context.directory.root],
         )
         volume = self._stack.enter_context(claim_store(self._docker.cache_dir))
@@ -271,6 +274,7 @@ class IsolatedExecutor:
         relay = context.model.relay
         return Setup(
             job_dir=str(context.directory.root),
+            recorded_root=str(context.recorded_root or context.directory.root),
             agent=context.agent.record,
             model=context.model.source,
             model_mode=relay.mode if relay else "none",

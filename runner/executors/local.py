@@ -8,6 +8,7 @@ from pathlib import Path
 from runner.environments import EnvironmentKind
 from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
 from runner.jobs.limiter import Limiter
+from runner.relay import RelayListener
 from runner.trials import Trial
 
 
@@ -18,6 +19,7 @@ class LocalExecutor:
     environment_kind: EnvironmentKind
     limiter: Limiter
     relay_socket: Path | None = None
+    relay_listener: RelayListener | None = None
 
     async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
         """See Executor.run."""

@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import httpx
-
 from runner.agents import PackageError, load_agent
 from runner.environments import DockerSettings
 from runner.environments.docker import clean_up, shared_engine
@@ -42,51 +40,12 @@ from runner.jobs.layout import JobDirectory
 from runner.jobs.lock import read_lock
 from runner.jobs.model import JobModel
 from runner.jobs.tasks import reload_task
-from runner.relay import ApiError, LiveUpstream, ModelRequest, Relay
+from runner.relay import OuterRelay, Relay
 from runner.trials import Trial
 
 RELAY_SOCKET = Path("/run/capstan-relay.sock")
 _EVERYBODY = 0o666
 _PROGRESS_SEC = 0.5
-# The host name is never resolved: the connection goes over a unix socket.
-_OUTER_URL = "http://relay"
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
-
-
-class OuterRelay(LiveUpstream):
-    """Pass each call to the outer relay, with the token of the trial's account there.
-
-    `mode` and `scripted` are what the outer relay reports for its answers.
-    """
-
-    def __init__(self, socket_path: Path, *, mode: str, scripted: bool) -> None:
-        super().__init__(
-            _OUTER_URL, "", transport=httpx.AsyncHTTPTransport(uds=str(socket_path), limits=_LIMITS)
-        )
-        self.mode = mode
-        self.tokens: dict[str, str] = {}
-        """The token for the next try of each trial, by the trial's name. It serves one try."""
-        self._scripted = scripted
-        self._of_run: dict[str, str] = {}
-
-    @property
-    def scripted(self) -> bool:
-        return self._scripted
-
-    def describe(self) -> str:
-        return f"the outer relay ({self.mode})"
-
-    def key_for(self, request: ModelRequest) -> str:
-        """Return the token of the run `<number>-<trial>`, which is one try of a trial."""
-        if request.run not in self._of_run:
-            token = self.tokens.pop(request.run.partition("-")[2], None)
-            if token is None:
-                raise ApiError(401, "the outer relay has no account for this run", code="relay_account")
-            self._of_run[request.run] = token
-        return self._of_run[request.run]
-
-    def forget(self, run: str) -> None:
-        self._of_run.pop(run, None)
 
 
 @dataclass
@@ -126,6 +85,7 @@ class InnerRunner:
         task = reload_task(Path(request.task_path), request.dataset, self.context.config)
         if task.task is not None:
             task = replace(task, task=replace(task.task, environ=request.environ))
+        task = replace(task, path=Path(request.recorded_path))
         plan = TrialPlan(trial_name=request.trial_name, attempt=request.attempt, task=task)
         progress = TrialProgress(plan, retries=request.retries)
         # Never another of the task's images, which an earlier job may have left in the store.
@@ -209,7 +169,7 @@ async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncGenerat
 
     confinement = BubblewrapConfinement(RELAY_SOCKET, note)
     agent = await load_agent(lock.config, source=shared.submission, confinement=confinement)
-    upstream = OuterRelay(shared.relay, mode=setup.model_mode, scripted=setup.scripted)
+    upstream = OuterRelay.on_socket(shared.relay, mode=setup.model_mode, scripted=setup.scripted)
     async with Relay(
         upstream,
         allowed_models=(lock.config.model_name,),
@@ -224,6 +184,7 @@ async def _prepared(setup: Setup, shared: SharedDir, link: Link) -> AsyncGenerat
             # Task containers share this container's network: none, or one that tasks may have.
             docker=DockerSettings(pull=False, network_mode="host"),
             redact=_unchanged,
+            recorded_root=Path(setup.recorded_root),
         )
         yield InnerRunner(context, upstream, link, (setup.uid, setup.gid))
 

@@ -76,6 +76,7 @@ class Setup(BaseModel):
     """From the outer side, first: what all trials share. Paths are the same on both sides.
 
     Attributes:
+        recorded_root: The job's folder as records name it.
         agent, model: As the records describe them.
         model_mode, scripted: What the outer relay reports for its answers; "none" without one.
         uid, gid: The owner of the files that are written.
@@ -83,6 +84,7 @@ class Setup(BaseModel):
 
     type: Literal["setup"] = "setup"
     job_dir: str
+    recorded_root: str
     agent: AgentRecord
     model: ModelSource
     model_mode: str
@@ -95,6 +97,7 @@ class RunTrial(BaseModel):
     """From the outer side: run one try of a trial.
 
     Attributes:
+        recorded_path: The task's folder as records name it.
         image: The name of the task's image in the inner engine.
         environ: The host's variables that the task names.
         token: That of its account at the outer relay; None for an agent that needs no model.
@@ -105,6 +108,7 @@ class RunTrial(BaseModel):
     trial_name: str
     attempt: int
     task_path: str
+    recorded_path: str
     dataset: str
     image: str
     environ: dict[str, str] = Field(repr=False)

@@ -17,6 +17,7 @@ from runner.jobs.limiter import Limiter
 from runner.jobs.lock import JobLock
 from runner.jobs.model import JobModel
 from runner.jobs.tasks import JobTask
+from runner.relay import RelayListener
 from runner.results import ModelUse, TrialRecord
 
 PHASE_WAITING = "waiting"
@@ -30,6 +31,7 @@ class JobContext:
         lock: What exactly the job runs; its settings are `config`.
         docker: Where images come from and how containers reach the network.
         redact: Removes the real API key from text before it is written.
+        recorded_root: The job's folder as records name it, where trials run on another machine.
     """
 
     directory: JobDirectory
@@ -38,6 +40,7 @@ class JobContext:
     model: JobModel
     docker: DockerSettings
     redact: Callable[[str], str]
+    recorded_root: Path | None = None
 
     @property
     def job_id(self) -> UUID:
@@ -66,10 +69,16 @@ class TrialPlan:
 
 @dataclass
 class TrialProgress:
-    """The state of a running trial, for the live table. `usage` is the usage so far."""
+    """The state of a running trial, for the live table.
+
+    Attributes:
+        node: The machine of the cluster that it runs on; None on this one.
+        usage: Returns the usage so far.
+    """
 
     plan: TrialPlan
     phase: str = PHASE_WAITING
+    node: str | None = None
     started: float = field(default_factory=time.monotonic)
     retries: int = 0
     usage: Callable[[], ModelUse | None] = lambda: None
@@ -95,6 +104,7 @@ class Executor(Protocol):
         environment_kind: What tasks run in there.
         limiter: How many trials fit at once. The job asks it before it hands over a trial.
         relay_socket: A unix socket on which the job's relay must listen as well, or None.
+        relay_listener: A TCP address on which it must listen as well, or None.
     """
 
     @property
@@ -105,6 +115,9 @@ class Executor(Protocol):
 
     @property
     def relay_socket(self) -> Path | None: ...
+
+    @property
+    def relay_listener(self) -> RelayListener | None: ...
 
     async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
         """Run one try of a trial to its end and keep `progress` up to date.

@@ -128,6 +128,7 @@ async def _opened(
                 needed=needed,
                 make_upstream=host.make_upstream,
                 socket_path=executor.relay_socket,
+                listener=executor.relay_listener,
             )
         )
         directory, lock = make(executor.environment_kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from runner.relay import (
     LiveUpstream,
     RecordUpstream,
     Relay,
+    RelayListener,
     ReplayUpstream,
     RunAccount,
     Upstream,
@@ -107,8 +108,12 @@ async def open_model(
     needed: bool,
     make_upstream: MakeUpstream,
     socket_path: Path | None = None,
+    listener: RelayListener | None = None,
 ) -> AsyncGenerator[JobModel]:
-    """Run the relay of a job, on a unix socket as well where one is given. Raises JobError."""
+    """Run the relay of a job, on a unix socket and a TCP address as well where they are given.
+
+    Raises JobError.
+    """
     source = model_source(config, needed=needed)
     if not needed:
         yield JobModel(config, source)
@@ -118,8 +123,22 @@ async def open_model(
         upstream = WithParameters(upstream, config.model_params)
     # A recording of a script is canned as well, and says so.
     source = source.model_copy(update={"canned": upstream.scripted or config.mode.canned})
-    async with Relay(upstream, allowed_models=(config.model_name,), socket_path=socket_path) as relay:
+    relay = Relay(upstream, allowed_models=(config.model_name,), socket_path=socket_path, listener=listener)
+    async with _started(relay, listener):
         yield JobModel(config, source, relay)
+
+
+@asynccontextmanager
+async def _started(relay: Relay, listener: RelayListener | None) -> AsyncGenerator[None]:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(relay)
+        except OSError as error:
+            if listener is None:
+                raise
+            where = f"{listener.host}:{listener.port}"
+            raise JobError(f"the relay for the nodes cannot listen on {where}: {error}") from None
+        yield
 
 
 def default_upstream(config: RunConfig, secrets: Secrets) -> Upstream:

@@ -2,7 +2,8 @@
 
 from runner.relay.accounts import RunAccount, RunUsage
 from runner.relay.cassette import CassetteError
-from runner.relay.relay import Relay
+from runner.relay.outer import OuterRelay
+from runner.relay.relay import Relay, RelayListener
 from runner.relay.replay import RecordUpstream, ReplayUpstream
 from runner.relay.upstream import LiveUpstream, Upstream, WithParameters
 from runner.relay.wire import ApiError, ModelRequest, StreamDropped, UpstreamResponse
@@ -12,8 +13,10 @@ __all__ = [
     "CassetteError",
     "LiveUpstream",
     "ModelRequest",
+    "OuterRelay",
     "RecordUpstream",
     "Relay",
+    "RelayListener",
     "ReplayUpstream",
     "RunAccount",
     "RunUsage",

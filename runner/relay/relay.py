@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,21 @@ from runner.relay.upstream import Upstream
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class RelayListener:
+    """An address for relays on other machines, with TLS where a certificate is given.
+
+    Attributes:
+        host, port: Where to listen; port 0 takes a free one.
+        certificate, key: PEM files. Both or neither.
+    """
+
+    host: str
+    port: int = 0
+    certificate: Path | None = None
+    key: Path | None = None
+
+
 class Relay:
     """Serves agents on loopback TCP and optionally on a unix socket. An async context manager.
 
@@ -30,6 +46,7 @@ class Relay:
         allowed_models: The models that may be called. None means any.
         requests_per_minute: The limit of each run. None means no limit.
         concurrent_requests: The limit of each run.
+        listener: Where relays on other machines reach this one, besides.
         now: Tells peak from off-peak prices.
     """
 
@@ -45,6 +62,7 @@ class Relay:
         socket_mode: int = 0o600,
         host: str = "127.0.0.1",
         port: int = 0,
+        listener: RelayListener | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.upstream = upstream
@@ -60,9 +78,10 @@ class Relay:
             max_request_bytes=max_request_bytes,
             now=now,
         )
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._listener = listener
+        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._base_url: str | None = None
+        self._remote_url: str | None = None
 
     @property
     def mode(self) -> str:
@@ -84,6 +103,11 @@ class Relay:
         if self._base_url is None:
             raise RuntimeError("the relay is not running: use it as `async with Relay(...)`")
         return self._base_url
+
+    @property
+    def remote_url(self) -> str | None:
+        """The address for relays on other machines; None without a listener."""
+        return self._remote_url
 
     def open_run(self, name: str, *, cost_limit_usd: float | None = None) -> RunAccount:
         """Open an account for a run. Its token is the only key that the run's agent gets."""
@@ -128,6 +152,27 @@ class Relay:
         sockets = [_listen_tcp(self._address)]
         if self.socket_path is not None:
             sockets.append(_listen_unix(self.socket_path, self._socket_mode))
+        listener = self._listener
+        try:
+            await self._serve(sockets, None)
+            host, port = sockets[0].getsockname()[:2]
+            self._base_url = f"http://{host}:{port}"
+            if listener is not None:
+                remote = _listen_tcp((listener.host, listener.port))
+                await self._serve([remote], listener)
+                scheme = "https" if listener.certificate else "http"
+                self._remote_url = f"{scheme}://{listener.host}:{remote.getsockname()[1]}"
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _serve(self, sockets: list[socket.socket], listener: RelayListener | None) -> None:
         config = uvicorn.Config(
             self._app,
             lifespan="off",
@@ -141,21 +186,20 @@ class Relay:
             # race with its reuse.
             timeout_keep_alive=3600,
             timeout_graceful_shutdown=1,
+            ssl_certfile=listener.certificate if listener else None,
+            ssl_keyfile=listener.key if listener else None,
         )
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=sockets), name="relay")
-        await self._server.ready(self._serving)
-        host, port = sockets[0].getsockname()[:2]
-        self._base_url = f"http://{host}:{port}"
-        return self
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=sockets), name="relay")
+        self._servers.append((server, serving))
+        await server.ready(serving)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None and self._serving is not None
-        self._server.stop()
+    async def _close(self) -> None:
+        for server, _ in self._servers:
+            server.stop()
         try:
-            await self._serving
+            for _, serving in self._servers:
+                await serving
         finally:
             await self.upstream.aclose()
             if self.socket_path is not None:

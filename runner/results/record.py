@@ -110,6 +110,7 @@ class TrialRecord(BaseModel):
     Attributes:
         reward: The score. None if the trial errored, which counts as 0.
         timed_out: Whether the agent reached its time limit. A trial can pass and time out.
+        node: The machine of the cluster that it ran on; None where it ran on the job's own.
         marks: Codes such as `tampered` or `oom_killed` (docs/runner.md lists them).
         notes: Lines for people that explain the marks.
     """
@@ -136,6 +137,7 @@ class TrialRecord(BaseModel):
     model: ModelSource
     environment_kind: str | None = None
     image: str | None = None
+    node: str | None = None
     guard: str | None = None
     metered: ModelUse | None = None
     claimed: AgentContext | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from runner.config import RunConfig, Secrets, redactor
-from runner.executors import open_executor
+from runner.executors.open import open_executor
 from runner.jobs import DiskFull, JobDirectory, JobError, JobHost, create_job
 from runner.jobs.limiter import Capacity, Limiter
 from runner.jobs.lock import read_lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from uuid import UUID
 
 from runner.agents import AgentOutcome
@@ -105,7 +106,7 @@ class TrialResultBuilder:
         return harbor.TrialConfig(
             task=harbor.TaskRef(path=str(self._plan.task.path), source=self._source()),
             trial_name=self._plan.trial_name,
-            trials_dir=str(self._context.directory.root),
+            trials_dir=str(self._root),
             timeout_multiplier=config.timeout_multiplier,
             agent_timeout_multiplier=config.agent_timeout_multiplier,
             verifier_timeout_multiplier=config.verifier_timeout_multiplier,
@@ -182,7 +183,7 @@ class TrialResultBuilder:
             id=identity,
             task_name=self._plan.task.full_name,
             trial_name=self._plan.trial_name,
-            trial_uri=(self._context.directory.root / self._plan.trial_name).resolve().as_uri(),
+            trial_uri=(self._root / self._plan.trial_name).resolve().as_uri(),
             task_id=harbor.LocalTaskId(path=str(self._plan.task.path)),
             source=self._source(),
             task_checksum=self._plan.task.digest or "",
@@ -217,6 +218,10 @@ class TrialResultBuilder:
             measured["model_usage"] = {metered.models[0]: harbor.ModelUsage.model_validate(measured)}
         missing = {name: value for name, value in measured.items() if getattr(base, name) is None}
         return base.model_copy(update=missing)
+
+    @property
+    def _root(self) -> Path:
+        return self._context.recorded_root or self._context.directory.root
 
     def _source(self) -> str | None:
         return None if self._plan.task.dataset == "adhoc" else self._plan.task.dataset

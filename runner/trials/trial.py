@@ -371,6 +371,26 @@ class Trial:
         return record
 
 
+def write_lost_trial(
+    context: JobContext, plan: TrialPlan, progress: TrialProgress, error_type: str, message: str
+) -> TrialRecord:
+    """Write the files of a try whose machine was lost, beside what came of it. Return its record.
+
+    Raises OSError.
+    """
+    files, results = context.directory.trial(plan.trial_name), TrialResultBuilder(plan, context)
+    results.fail(Reason.TRIAL_FAILED, error_type, context.redact(message), "")
+    if not files.root.exists():
+        files.create()
+    TrialLog(files.log, context.redact)(f"failed: {error_type}: {message}")
+    write_model(files.config, results.config())
+    write_model(files.lock, results.lock())
+    record = results.record(retries=progress.retries).model_copy(update={"node": progress.node})
+    write_model(files.record, record)
+    write_model(files.result, results.result(uuid4()))
+    return record
+
+
 class TrialLog:
     """`trial.log`. Writing it never raises, so that a full disk cannot change a verdict."""
 

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from runner.environments import DockerSettings
-from runner.executors import open_executor
+from runner.executors.open import open_executor
 from runner.jobs import JobHost
 
 HOST = JobHost(open_executor=open_executor, docker=DockerSettings())

@@ -15,7 +15,7 @@ import pytest
 
 from runner.config import RunConfig, Secrets
 from runner.environments import DockerSettings
-from runner.executors import open_executor
+from runner.executors.open import open_executor
 from runner.isolation.container import claim_store
 from runner.jobs import JobHost, JobObserver, create_job
 from runner.relay import ModelRequest

@@ -1,0 +1,52 @@
+"""Open the executor that the settings ask for: on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+from runner.config import LOCAL_CLUSTER, RunConfig
+from runner.environments import DockerSettings
+from runner.executors.here import open_here
+from runner.jobs.context import Executor
+from runner.jobs.errors import JobError
+from runner.jobs.limiter import Limiter
+from runner.jobs.tasks import JobTask
+
+INSTALL_RAY = "pip install 'capstan[ray]', or scripts/setup ray in a checkout"
+
+
+def open_executor(
+    config: RunConfig,
+    tasks: Sequence[JobTask],
+    docker: DockerSettings,
+    note: Callable[..., None],
+    *,
+    limiter: Limiter | None = None,
+) -> AbstractAsyncContextManager[Executor]:
+    """Open the executor that `config.on` names.
+
+    Args:
+        limiter: Bounds the trials of several jobs on this machine together; None: the job has one
+            of its own. On a cluster, Ray bounds them.
+
+    Raises:
+        JobError: No environment can run all of the tasks, or the cluster cannot be had. One line
+            says why, and what to do.
+    """
+    if config.cluster is not None:
+        if config.cluster == LOCAL_CLUSTER and "ray" not in sys.modules:
+            # It is for this process alone. Ray reads these when it is imported.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # Here and not above: Ray is an extra, and takes seconds to import.
+        try:
+            from runner.executors.ray.executor import open_on_ray
+        except ModuleNotFoundError as error:
+            if error.name != "ray":
+                raise
+            raise JobError(f"--on {config.on} needs Ray: {INSTALL_RAY}") from None
+        return open_on_ray(config, tasks, docker, note)
+    return open_here(config, tasks, docker, note, limiter=limiter)
