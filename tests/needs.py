@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,6 +69,8 @@ def missing(marker: str) -> str | None:
         return asyncio.run(ProotEnvironment.unavailable())
     if marker == "harbor":
         return None if _HARBOR.exists() else "no .venv-harbor: Harbor needs Python 3.12 or 3.13"
+    if marker == "ray":
+        return None if find_spec("ray") else "Ray is not installed (scripts/setup ray)"
     return None
 
 

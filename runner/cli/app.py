@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A second signal now would end the interpreter's own ending, with another exit code.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
+    if arguments is None and "ray" in sys.modules:
+        # Ray's threads can crash the interpreter while it ends, which would change the exit code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return code
 
 
