@@ -38,9 +38,8 @@ def open_executor(
             says why, and what to do.
     """
     if config.cluster is not None:
-        if config.cluster == LOCAL_CLUSTER and "ray" not in sys.modules:
-            # It is for this process alone. Ray reads these when it is imported.
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if "ray" not in sys.modules:
+            os.environ |= _ray_variables(config.cluster)
         # Here and not above: Ray is an extra, and takes seconds to import.
         try:
             from runner.executors.ray.executor import open_on_ray
@@ -50,3 +49,13 @@ def open_executor(
             raise JobError(f"--on {config.on} needs Ray: {INSTALL_RAY}") from None
         return open_on_ray(config, tasks, docker, note)
     return open_here(config, tasks, docker, note, limiter=limiter)
+
+
+def _ray_variables(cluster: str) -> dict[str, str]:
+    """Return the variables that Ray reads when it is imported."""
+    # It sends no reports, and a process that loses its cluster lives on, to end its job in order.
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
+    if cluster == LOCAL_CLUSTER:
+        # A private Ray is for this process alone.
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return variables

@@ -18,6 +18,7 @@ from runner.executors.ray.trial_task import node_folder
 START_SEC = 60.0
 LOG = "node.log"
 _TAIL_LINES = 8
+_MAX_SOCKET = 107  # bytes; unix(7)
 # What the node runner must not inherit from a Ray worker.
 _OF_RAY = ("RAY_", "OMP_NUM_THREADS", "PYTHONBREAKPOINT", "PYTHONUNBUFFERED")
 
@@ -56,6 +57,8 @@ class NodeActor:
 
     async def start(self) -> None:
         """Start the node runner. Raises NodeError."""
+        if len(os.fsencode(socket_in(self._folder))) > _MAX_SOCKET:
+            raise NodeError(f"{self._folder} is too long a name for a socket: set a shorter TMPDIR")
         self._folder.mkdir(mode=0o700)
         log = self._folder / LOG
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_OF_RAY)}

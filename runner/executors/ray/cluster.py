@@ -18,10 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-# Read by Ray when it is imported. It sends no reports, and this process outlives a lost cluster.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
-
 import ray as _ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -45,6 +41,7 @@ _STATUS_SEC = 5.0
 _AGAIN_SEC = 5.0
 _START_SEC = 120.0
 _INIT_SEC = 60.0
+_PROBE_SEC = 10.0
 _SHUTDOWN_SEC = 10.0
 T = TypeVar("T")
 
@@ -379,6 +376,7 @@ async def _connect(thread: _RayThread, address: str, timeout_sec: float) -> Clus
             f"{address}: Ray's client protocol cannot be used: run the job on a machine of the cluster, "
             "and name HOST:PORT"
         )
+    await _probe(address)
     code = await asyncio.to_thread(_stage_code)
     options: dict[str, Any] = {
         "runtime_env": {"working_dir": str(code)},
@@ -405,9 +403,23 @@ async def _connect(thread: _RayThread, address: str, timeout_sec: float) -> Clus
         raise JobError(f"--on ray: {_refusal(address, error)}") from None
     finally:
         await asyncio.to_thread(shutil.rmtree, code, ignore_errors=True)
+    # What it tells drivers of nodes goes to stdout, where the result is.
+    ray._private.worker._worker_logs_enabled = False
     cluster = Cluster(thread, timeout_sec, local=local)
     await cluster.begin()
     return cluster
+
+
+async def _probe(address: str) -> None:
+    """Ask whether anything listens at HOST:PORT, which takes Ray minutes. Raises JobError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), _PROBE_SEC)
+        writer.close()
+    except (OSError, TimeoutError, ValueError):
+        raise JobError(f"no Ray cluster answers at {address}") from None
 
 
 async def _disconnect(thread: _RayThread, cluster: Cluster) -> None:

@@ -70,9 +70,6 @@ async def open_on_ray(
         await cluster.wait_ready()
         kind = _environment_kind(config, cluster)
         ready = [node for node in cluster.nodes.values() if node.ready]
-        for node in cluster.nodes.values():
-            if node.problem is not None:
-                note(f"node {node.name} takes no trials: {node.problem}")
         if not ready:
             raise JobError("no node of the Ray cluster takes trials; `capstan doctor --on ray` says more")
         note(f"environment: {kind}, on {len(ready)} node{'s' * (len(ready) != 1)} of Ray", warning=False)
@@ -227,10 +224,11 @@ class RayExecutor:
         following = asyncio.create_task(self._follow(context, plan, progress, answer, request.key))
         changing = asyncio.create_task(self._until_changed(request.key, shut, progress))
         try:
-            await asyncio.wait({following, changing}, return_when=asyncio.FIRST_COMPLETED)
-            if changing.done() and not following.done():
+            either = asyncio.wait({following, changing}, return_when=asyncio.FIRST_COMPLETED)
+            await self._cluster.while_there(asyncio.ensure_future(either))
+            if not following.done():
                 raise _PlaceAgain
-            return await self._cluster.while_there(following)
+            return await following
         except _NodeLost as error:
             message = f"{progress.node or 'a node of the cluster'} was lost: {error}"
             record = await asyncio.to_thread(write_lost_trial, context, plan, progress, "NodeLost", message)
@@ -242,8 +240,12 @@ class RayExecutor:
 
     def _shut(self, key: str) -> frozenset[str]:
         """Return the ids of the nodes that take no trials of this job now."""
-        nodes = self._cluster.nodes.values()
-        return frozenset(node.id for node in nodes if node.problem or node.jobs.get(key))
+        shut: set[str] = set()
+        for node in self._cluster.nodes.values():
+            if problem := node.problem or node.jobs.get(key):
+                shut.add(node.id)
+                self._note_once(f"node {node.name} takes no trials now: {problem}")
+        return frozenset(shut)
 
     async def _some_open(self, key: str) -> frozenset[str]:
         """Wait until a node takes trials, and return the others' ids. Raises JobError."""
@@ -319,7 +321,6 @@ class RayExecutor:
                 message, payload = parse_from_trial(await reference)
                 match message:
                     case Refused():
-                        self._note_once(f"node {message.node} takes no trials now: {message.reason}")
                         self._cluster.refuse(message.node, message.reason, key if message.job else None)
                         raise _PlaceAgain
                     case Placed(node=node):
@@ -355,10 +356,10 @@ class RayExecutor:
                 async with asyncio.timeout(CANCEL_SEC):
                     await self._cluster.ask(node, CancelTrial(key=request.key, trial_name=request.trial_name))
                     await asyncio.wait({following})
-        if not following.done():
+        if not following.done() and not self._cluster.is_lost:
             with contextlib.suppress(RayError, ValueError, TypeError):
                 ray.cancel(answer, force=True)
-            following.cancel()
+        following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 
     def _note_once(self, line: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,8 +118,6 @@ def test_the_key_is_nowhere_on_a_node(nodes: Nodes, work: Path):
     found = key_holders(job.pid)
     stdout, stderr = job.communicate(timeout=60)
     assert not found and KEY not in stdout + stderr
-    ray = next(Path(f"/proc/{pid}").resolve() for pid in [os.getpid()])
-    assert ray
     for folder in (*(node_folders() - before), Path("/tmp/ray/session_latest/logs")):
         assert subprocess.run(["grep", "-rqF", KEY, str(folder)]).returncode != 0, folder
     assert job.returncode == 0, stderr
@@ -246,15 +244,16 @@ def test_a_node_with_another_version_takes_no_trials(nodes: Nodes, work: Path, t
     node = nodes.add(env_vars={"PYTHONPATH": str(other)})
     try:
         ended = talk(work, f"replay:{tape}", "--env", "sandbox", *on(nodes))
-        assert re.search(r"takes no trials: Capstan is 0\.0\.1 there, and [\d.]+ here", ended.stderr)
+        assert re.search(r"takes no trials now: Capstan is 0\.0\.1 there, and [\d.]+ here", ended.stderr)
     finally:
         nodes.kill(node)
 
 
 @pytest.fixture
-def full_node(nodes: Nodes, tmp_path: Path) -> Iterator[Path]:
+def full_node(nodes: Nodes) -> Iterator[Path]:
     """A node with plenty of CPUs whose disk has no space."""
-    with small_disk(tmp_path / "small", 64) as disk:
+    short = Path(tempfile.mkdtemp(prefix="cs-"))  # a socket's name is 107 bytes at most
+    with small_disk(short / "small", 64) as disk:
         node = nodes.add(num_cpus=8, env_vars={"TMPDIR": str(disk)})
         try:
             yield disk

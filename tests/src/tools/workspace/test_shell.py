@@ -167,12 +167,12 @@ async def test_what_runs_outlives_close_and_an_idle_shell_does_not(
 ) -> None:
     workspace = Workspace(environment, settings=settings)
     await workspace.open()
-    await run(workspace, "trap 'touch trapped' EXIT; sleep 64 & echo")
+    await run(workspace, "trap 'touch trapped' EXIT; sleep 64 & echo $! > pid")
     await workspace.close()
     assert await environment.settled(allowed=1) == ["sleep 64 "]
     workspace = Workspace(environment, settings=settings)
     await workspace.open()
-    busy = "until [ -e go ]; do sleep 0.1; done; touch finished; pkill -f 'sleep 6[4]'"
+    busy = "until [ -e go ]; do sleep 0.1; done; touch finished; kill $(cat pid)"
     assert (await run(workspace, busy, timeout_sec=1)).state == "busy"
     await workspace.close()
     (task_folder / "go").touch()
