@@ -466,7 +466,10 @@ def _trusting(certificate: Path) -> ssl.SSLContext:
 
 
 def measure_ray(size: int, count: int) -> None:
-    """Print the head's CPU seconds for a frame of so many bytes that comes by Ray."""
+    """Print the head's CPU seconds for a frame of so many bytes that comes by Ray.
+
+    Its files are where RAY_TMPDIR says, so that it touches no other cluster's here.
+    """
     from runner.executors.ray import cluster  # sets what Ray reads when it is imported
 
     ray = cluster.ray
@@ -815,7 +818,16 @@ def rays_share(life: Life, count: int) -> tuple[float, float]:
     taken: list[float] = []
     for size in sizes:
         command = [sys.executable, __file__, "--child-ray", str(size), str(count)]
-        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=120)
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**os.environ, "RAY_TMPDIR": folder},
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=120,
+            )
         taken.append(float(done.stdout.splitlines()[-1]))
     return taken[0], taken[1]
 
