@@ -19,6 +19,8 @@ or the machine is full.
     head            CPU of this process, in percent of one core (100: the event loop is full)
     with Ray        the same with Ray's own share for so many frames, as measured apart
     others          CPU of the fake nodes and the fake model, on the same cores
+    foreign         CPU of all else on this machine: where it is more than a few percent, the
+                    times are not to be trusted
     first byte      of a model call, ms, median and p95; the fake model sends it at once
     frame           ms from a node's sending a frame until the live table has it, p95
     table late      ms that the table (every 500 ms) was drawn too late, at most
@@ -647,6 +649,7 @@ class Figures:
     trajectory_bytes: float
     head: float
     others: float
+    foreign: float
     first_byte_ms: tuple[float, float]
     frame_lag_ms: float
     table_late_ms: float
@@ -755,12 +758,13 @@ class Bench:
         executor.tally.lags.clear()
         tally = executor.tally
         frames, trajectories, ended = tally.frames, tally.trajectory_bytes, tally.ended
-        begun, cpu = time.perf_counter(), _own_cpu()
+        begun, cpu, machine = time.perf_counter(), _own_cpu(), _machine_cpu()
         others = sum(child.cpu_sec() for child in (model, *workers))
         await asyncio.sleep(self._options.seconds)
         seconds = time.perf_counter() - begun
         cpu = _own_cpu() - cpu
         others = sum(child.cpu_sec() for child in (model, *workers)) - others
+        foreign = max(0.0, _machine_cpu() - machine - cpu - others)
         reports = await self._reports(workers)
         ticking.cancel()
         first = [1000 * each for report in reports for each in report["first_byte_sec"]]
@@ -772,6 +776,7 @@ class Bench:
             trajectory_bytes=(tally.trajectory_bytes - trajectories) / seconds,
             head=100 * cpu / seconds,
             others=100 * others / seconds,
+            foreign=100 * foreign / seconds,
             first_byte_ms=(_percentile(first, 50), _percentile(first, 95)),
             frame_lag_ms=1000 * _percentile(tally.lags, 95),
             table_late_ms=1000 * max(ticker.late, default=0.0),
@@ -798,6 +803,13 @@ class Bench:
 def _own_cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def _machine_cpu() -> float:
+    """Return the seconds that all cores were busy (proc_stat(5))."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = fields[3] + fields[4]
+    return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 def _percentile(values: list[float], percent: int) -> float:
@@ -835,7 +847,18 @@ def rays_share(life: Life, count: int) -> tuple[float, float]:
 def print_rows(rows: list[Figures], shares: tuple[float, float] | None, interval_sec: float) -> None:
     """Print the table, and where the head's CPU ends."""
     table = Table(title="One head: a real relay and a real job, fake nodes and a fake model")
-    names = ("nodes", "trials", "calls/s", "frames/s", "KB/s", "ends/s", "head", "with Ray", "others")
+    names = (
+        "nodes",
+        "trials",
+        "calls/s",
+        "frames/s",
+        "KB/s",
+        "ends/s",
+        "head",
+        "with Ray",
+        "others",
+        "foreign",
+    )
     for name in (*names, "first byte", "p95", "frame", "table late", "failed"):
         table.add_column(name, justify="right")
     for row in rows:
@@ -849,13 +872,14 @@ def print_rows(rows: list[Figures], shares: tuple[float, float] | None, interval
             f"{row.head:.0f} %",
             f"{row.head + _ray_percent(row, shares):.0f} %" if shares else "–",
             f"{row.others:.0f} %",
+            f"{row.foreign:.0f} %",
             f"{row.first_byte_ms[0]:.1f}",
             f"{row.first_byte_ms[1]:.1f}",
             f"{row.frame_lag_ms:.0f}",
             f"{row.table_late_ms:.0f}",
             str(row.failed),
         )
-    Console(width=130).print(table)
+    Console(width=140).print(table)
     if shares:
         print(f"Ray's own CPU on the head: {1e3 * shares[0]:.2f} ms for a small frame, ", end="")
         print(f"{1e3 * shares[1]:.2f} ms for a trajectory of the middle of a trial")
