@@ -118,7 +118,7 @@ class Cluster:
     @property
     def is_lost(self) -> bool:
         """Whether the cluster has not answered for too long."""
-        return self._lost.done()
+        return self._lost.done() and not self._lost.cancelled()  # `close` cancels it
 
     @property
     def folder_prefix(self) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -315,36 +315,15 @@ class RayExecutor:
             _PlaceAgain, _NodeLost: It did not run, or not to its end.
             OSError: Its files cannot be written here.
         """
-        incoming = IncomingTrial(context.directory.trial(plan.trial_name))
+
+        def refuse(message: Refused) -> None:
+            self._cluster.refuse(message.node, message.reason, key if message.job else None)
+
         try:
-            async for reference in answer:
-                message, payload = parse_from_trial(await reference)
-                match message:
-                    case Refused():
-                        self._cluster.refuse(message.node, message.reason, key if message.job else None)
-                        raise _PlaceAgain
-                    case Placed(node=node):
-                        progress.node, progress.started = node, time.monotonic()
-                        incoming.begin()
-                    case TrialMoved(phase=phase, usage=usage):
-                        progress.phase = phase
-                        progress.usage = lambda usage=usage: usage
-                    case FilePart(name=name, offset=offset):
-                        incoming.write_part(name, offset, payload)
-                    case FolderPart():
-                        incoming.add(payload)
-                    case TrialLost(error=error):
-                        raise _NodeLost(error)
-                    case TrialEnded():
-                        await asyncio.to_thread(incoming.finish)
-                        record = message.record.model_copy(update={"node": progress.node})
-                        write_model(context.directory.trial(plan.trial_name).record, record)
-                        return TrialEnd(record, message.infrastructure)
+            frames = (await reference async for reference in answer)
+            return await follow_trial(context, plan, progress, frames, refuse)
         except RayError as error:
             raise _NodeLost(describe(error)) from error
-        except (ValueError, TransferError, FolderTooLarge) as error:
-            raise _NodeLost(f"what it sent cannot be used: {error}") from error
-        raise _NodeLost("it ended without a word")
 
     async def _cancel(
         self, request: RunTrial, progress: TrialProgress, answer: Any, following: asyncio.Task[TrialEnd]
@@ -366,6 +345,53 @@ class RayExecutor:
         if line not in self._noted:
             self._noted.add(line)
             self._note(line)
+
+
+async def follow_trial(
+    context: JobContext,
+    plan: TrialPlan,
+    progress: TrialProgress,
+    frames: AsyncIterable[bytes],
+    refuse: Callable[[Refused], None],
+) -> TrialEnd:
+    """Take in the frames of a trial until its end, and write its folder and its record.
+
+    Args:
+        frames: What the node runner says, in order, each a whole frame.
+        refuse: Called if the node does not take the trial.
+
+    Raises:
+        _PlaceAgain, _NodeLost: It did not run, or not to its end.
+        OSError: Its files cannot be written here.
+    """
+    incoming = IncomingTrial(context.directory.trial(plan.trial_name))
+    try:
+        async for data in frames:
+            message, payload = parse_from_trial(data)
+            match message:
+                case Refused():
+                    refuse(message)
+                    raise _PlaceAgain
+                case Placed(node=node):
+                    progress.node, progress.started = node, time.monotonic()
+                    incoming.begin()
+                case TrialMoved(phase=phase, usage=usage):
+                    progress.phase = phase
+                    progress.usage = lambda usage=usage: usage
+                case FilePart(name=name, offset=offset):
+                    incoming.write_part(name, offset, payload)
+                case FolderPart():
+                    incoming.add(payload)
+                case TrialLost(error=error):
+                    raise _NodeLost(error)
+                case TrialEnded():
+                    await asyncio.to_thread(incoming.finish)
+                    record = message.record.model_copy(update={"node": progress.node})
+                    write_model(context.directory.trial(plan.trial_name).record, record)
+                    return TrialEnd(record, message.infrastructure)
+    except (ValueError, TransferError, FolderTooLarge) as error:
+        raise _NodeLost(f"what it sent cannot be used: {error}") from error
+    raise _NodeLost("it ended without a word")
 
 
 def _environment_kind(config: RunConfig, cluster: Cluster) -> EnvironmentKind:
