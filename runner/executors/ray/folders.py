@@ -7,10 +7,12 @@ import gzip
 import io
 import shutil
 import tempfile
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from runner.environments import TransferError
 from runner.environments.archive import pack_dirs, unpack_dir
 from runner.results.layout import TrialFiles, regular_file_inside, sync_directory
 
@@ -42,8 +44,18 @@ def pack_folder(folder: Path) -> bytes:
 
 def unpack_folder(data: bytes, target: Path) -> None:
     """Unpack a task's folder. Raises TransferError."""
-    with gzip.GzipFile(fileobj=io.BytesIO(data), mode="rb") as packed:
+    with _unpacking(io.BytesIO(data)) as packed:
         unpack_dir(cast(BinaryIO, packed), target)
+
+
+@contextlib.contextmanager
+def _unpacking(stream: IO[bytes]) -> Generator[gzip.GzipFile]:
+    """Open a compressed archive. Whatever is wrong with it is a TransferError."""
+    try:
+        with gzip.GzipFile(fileobj=stream, mode="rb") as packed:
+            yield packed
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TransferError(f"the archive is broken: {error}") from error
 
 
 def archive_parts(folder: Path) -> Generator[bytes]:
@@ -101,7 +113,7 @@ class IncomingTrial:
         try:
             with self._spool as spool:
                 spool.seek(0)
-                with gzip.GzipFile(fileobj=spool, mode="rb") as packed:
+                with _unpacking(spool) as packed:
                     unpack_dir(cast(BinaryIO, _Bounded(packed)), arriving)
             shutil.rmtree(root)
             arriving.rename(root)

@@ -282,12 +282,20 @@ def test_the_relay_listens_where_it_is_told(
     arguments = ["--relay-listen", "127.0.0.1:0"]
     if secure:
         certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=head"]
-            + ["-keyout", str(key), "-out", str(certificate)],
-            check=True,
-            capture_output=True,
-        )
+        making = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=head",
+        ]
+        making += ["-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(making, check=True, capture_output=True)
         arguments += ["--relay-cert", str(certificate), "--relay-key", str(key)]
     talk(work, f"replay:{tape}", "--env", "sandbox", *on(nodes), *arguments)
 
