@@ -11,7 +11,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc))
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(PYTHON_BIN) -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup dev environments agent bare harbor programs demo lint types test fuzz mutants bench zip lock clean
+.PHONY: help setup dev environments agent bare harbor ray programs demo lint types test fuzz mutants bench zip lock clean
 
 help:
 	@echo "make demo    runs the bundled tasks: scripted model by default, MODEL=live with DEEPSEEK_API_KEY"
@@ -31,7 +31,7 @@ dev:
 
 environments: agent bare harbor programs
 
-agent bare harbor programs: dev
+agent bare harbor ray programs: dev
 	@scripts/setup $@
 
 demo: setup
