@@ -11,6 +11,7 @@ from importlib import metadata
 
 import ray
 
+from runner.environments.owner import remove_orphans
 from runner.executors.ray.folders import SUBMISSION, unpack_folder
 from runner.executors.ray.messages import Answer, Attend, OpenJob, Request, ask, frame, socket_in
 from runner.executors.ray.trial_task import node_folder
@@ -47,6 +48,7 @@ class NodeActor:
     """
 
     def __init__(self, prefix: str, node_id: str, name: str) -> None:
+        self._prefix = prefix
         self._folder = node_folder(prefix, node_id)
         self._name = name
         self._attending: asyncio.StreamWriter | None = None
@@ -59,6 +61,7 @@ class NodeActor:
         """Start the node runner. Raises NodeError."""
         if len(os.fsencode(socket_in(self._folder))) > _MAX_SOCKET:
             raise NodeError(f"{self._folder} is too long a name for a socket: set a shorter TMPDIR")
+        await asyncio.to_thread(remove_orphans, self._prefix)  # of a node runner that was killed
         self._folder.mkdir(mode=0o700)
         log = self._folder / LOG
         environ = {key: value for key, value in os.environ.items() if not key.startswith(_OF_RAY)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -76,6 +77,8 @@ def start_job(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]
     return start(command("run", *arguments, "--json"), **variables)
 
 
-def node_folders() -> set[Path]:
-    """The folders of node runners on this machine."""
-    return set(Path(tempfile.gettempdir()).glob(f"{NODE_PREFIX}*"))
+def node_folders(jobs: Path) -> list[Path]:
+    """The folders of node runners on this machine that have the job in the folder `jobs`."""
+    lock = json.loads(next(jobs.glob("*/lock.json")).read_text())
+    key = f"job-{lock['job_id'].replace('-', '')[:12]}"
+    return [path.parent for path in Path(tempfile.gettempdir()).glob(f"{NODE_PREFIX}*/{key}")]

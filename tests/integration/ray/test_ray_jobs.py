@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from tests.integration.isolation.conftest import ROOT, Ended, command, run, scri
 from tests.integration.ray.conftest import OFFERS_DOCKER, Nodes, node_folders, start_job, until
 from tests.needs import small_disk
 from tests.runner.job_helpers import write_agent, write_task
+from tests.runner.service.service_helpers import running
 
 pytestmark = [pytest.mark.ray, pytest.mark.sandbox, pytest.mark.timeout(280)]
 
@@ -107,31 +109,31 @@ def test_the_key_is_nowhere_on_a_node(nodes: Nodes, work: Path):
     """Not in the environment, files or arguments of a process of Ray's or of a node runner."""
     task = write_task(work / "key" / "key", agent_sec=60)
     agent = write_agent(work / "key-agent", "await environment.exec('sleep 4')\nreturn 'deepseek'")
-    before = node_folders()
+    jobs = work / "key-jobs"
     job = start_job(
         *(task, "--agent", agent, "--model", "live", "--env", "sandbox", *on(nodes)),
-        *("-o", work / "key-jobs"),
+        *("-o", jobs),
         DEEPSEEK_API_KEY=KEY,
         DEEPSEEK_BASE_URL="http://127.0.0.1:9",
     )
-    until(lambda: list((work / "key-jobs").glob("*/key__*/trial.log")))
-    found = key_holders(job.pid)
-    stdout, stderr = job.communicate(timeout=60)
-    assert not found and KEY not in stdout + stderr
-    for folder in (*(node_folders() - before), Path("/tmp/ray/session_latest/logs")):
+    until(lambda: list(jobs.glob("*/key__*/trial.log")))
+    assert not set(holders(KEY.encode())) - {job.pid}
+    folders = [*node_folders(jobs), Path("/tmp/ray/session_latest/logs")]
+    assert len(folders) == 4
+    for folder in folders:
         assert subprocess.run(["grep", "-rqF", KEY, str(folder)]).returncode != 0, folder
+    stdout, stderr = job.communicate(timeout=60)
+    assert KEY not in stdout + stderr
     assert job.returncode == 0, stderr
 
 
-def key_holders(but: int) -> list[str]:
-    """The processes of this machine, except one and its children, that hold the key."""
-    found: list[str] = []
+def holders(text: bytes) -> list[int]:
+    """The processes of this machine with a text in their environment or arguments."""
+    found: list[int] = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if int(process.name) != but and KEY.encode() in (
-                (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-            ):
-                found.append((process / "cmdline").read_bytes().decode(errors="replace"))
+            if text in (process / "environ").read_bytes() + (process / "cmdline").read_bytes():
+                found.append(int(process.name))
     return found
 
 
@@ -179,16 +181,33 @@ def test_trials_of_a_node_that_dies_run_elsewhere(nodes: Nodes, work: Path):
     assert aside["error_type"] == "NodeLost" and aside["node"] != retried[0]["node"]
 
 
+def test_trials_of_a_killed_node_runner_run_again(nodes: Nodes, work: Path):
+    tasks, go, agent = slow_task(work, "runner", 6)
+    jobs = work / "runner-jobs"
+    job = start_job(
+        *(*tasks, "--agent", agent, "--model", SCRIPTS, "--env", "sandbox", *on(nodes), "-o", jobs)
+    )
+    until(lambda: begun(jobs, 6), 90)  # on every node
+    folder = node_folders(jobs)[0]
+    os.kill(int((folder / "owner").read_text().split("/")[2]), signal.SIGKILL)
+    until(lambda: list(jobs.glob("*/set-aside/*")), 60)
+    go.touch()
+    _, stderr = job.communicate(timeout=120)
+    assert job.returncode == 0, stderr
+    assert [record["reward"] for record in records(jobs)] == [1.0] * 6
+    until(lambda: not node_folders(jobs), 60)
+
+
 def test_a_killed_job_goes_on_and_nodes_clean_up(nodes: Nodes, work: Path):
     tasks, go, agent = slow_task(work, "killed", 3)
-    jobs, before = work / "killed-jobs", node_folders()
+    jobs = work / "killed-jobs"
     arguments = ("--agent", agent, "--model", SCRIPTS, "--env", "sandbox", *on(nodes))
     job = start_job(*tasks, *arguments, "-o", jobs, "--job-name", "killed")
     until(lambda: begun(jobs, 3), 90)
-    assert node_folders() - before
+    assert len(node_folders(jobs)) == 3
     job.kill()
     job.communicate()
-    until(lambda: not (node_folders() - before), 60)
+    until(lambda: not node_folders(jobs), 60)
     go.touch()
     resumed = subprocess.run(
         command("resume", jobs / "killed", "--json"), cwd=ROOT, capture_output=True, text=True
@@ -222,7 +241,7 @@ def containers_of(trial: str) -> list[str]:
 
 def test_ctrl_c_ends_all_trials(nodes: Nodes, work: Path):
     tasks, _, agent = slow_task(work, "ctrl", 3)
-    jobs, before = work / "ctrl-jobs", node_folders()
+    jobs = work / "ctrl-jobs"
     job = start_job(
         *(*tasks, "--agent", agent, "--model", SCRIPTS, "--env", "sandbox", *on(nodes), "-o", jobs)
     )
@@ -233,7 +252,7 @@ def test_ctrl_c_ends_all_trials(nodes: Nodes, work: Path):
     assert job.returncode == 130 and time.monotonic() - asked < 30, stderr
     assert "BASE_BENCHMARK_RESULT=" in stdout.splitlines()[-1]
     assert [record["status"] for record in records(jobs)] == ["cancelled"] * 3
-    until(lambda: not (node_folders() - before), 60)
+    until(lambda: not node_folders(jobs), 60)
 
 
 def test_a_node_with_another_version_takes_no_trials(nodes: Nodes, work: Path, tape: Path):
@@ -333,14 +352,20 @@ def test_a_cluster_that_is_lost_ends_the_job_as_interrupted(work: Path):
 
 
 def test_a_private_cluster_is_gone_when_the_job_is(work: Path, tape: Path):
-    before = rays()
-    ended = talk(work, f"replay:{tape}", "--env", "sandbox", "--on", "ray=local")
+    mark = f"CAPSTAN_TEST_MARK={work}"
+    variables = dict([mark.split("=", 1)])
+    ended = talk(work, f"replay:{tape}", "--env", "sandbox", "--on", "ray=local", **variables)
     assert ended.trials["talk"]["node"]
-    until(lambda: rays() <= before)
+    until(lambda: not holders(mark.encode()))
 
 
-def rays() -> set[str]:
-    listed = subprocess.run(
-        ["pgrep", "-f", "gcs_server|raylet/raylet"], capture_output=True, text=True
-    ).stdout
-    return set(listed.split())
+def test_the_service_runs_jobs_on_the_cluster(nodes: Nodes, work: Path):
+    tasks = work / "served"
+    for name in ("one", "two"):
+        write_task(tasks / name)
+    arguments = ("--tasks", str(tasks), "--agent", "oracle", "--env", "sandbox", *on(nodes))
+    with running(work, *arguments, TB2_DIR="") as service:
+        answers = [service.run_task(name) for name in ("one", "two")]
+    assert [answer.json()["final_answer"] for answer in answers] == ["True", "True"]
+    found = [json.loads(path.read_text()) for path in work.glob("jobs/*/*__*/capstan.json")]
+    assert len(found) == 2 and all(record["node"] for record in found)
