@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from runner import __version__
-from runner.cli import doctor, images, model, run, serve, show, tasks
+from runner.cli import cluster, doctor, images, model, run, serve, show, tasks
 from runner.cli.common import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -44,6 +44,7 @@ for command in (
     serve.serve,
     model.model,
     doctor.doctor,
+    cluster.cluster,
 ):
     app.command()(command)
 app.command("config")(doctor.show_settings)

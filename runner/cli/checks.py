@@ -159,8 +159,10 @@ def check_memory() -> Check:
     return Check("memory", state, found)
 
 
-def check_tasks(datasets: Sequence[Dataset], docker: Check, *, without_docker: bool) -> Check:
-    """Check which tasks can run here.
+def check_tasks(
+    datasets: Sequence[Dataset], docker: Check, *, without_docker: bool, where: str = "here"
+) -> Check:
+    """Check which tasks can run here, or elsewhere.
 
     `without_docker`: the sandbox or proot works, and can run simple tasks.
     """
@@ -179,8 +181,8 @@ def check_tasks(datasets: Sequence[Dataset], docker: Check, *, without_docker: b
     total = len(tasks) + sum(len(dataset.broken) for dataset in datasets)
     cannot = len(need_docker) + len(lack_variables) + len(broken)
     if not cannot:
-        return Check("tasks", "ok", f"all {total} can run here")
-    found = f"{cannot} of {total} cannot run here"
+        return Check("tasks", "ok", f"all {total} can run {where}")
+    found = f"{cannot} of {total} cannot run {where}"
     if need_docker:
         found += f"; these need Docker: {', '.join(need_docker)}"
     if lack_variables:

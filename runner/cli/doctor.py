@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.common import ConfigFile, JsonFlag, print_json
+from runner.cli.common import ConfigFile, JsonFlag, Place, print_json
+
+if TYPE_CHECKING:
+    from runner.config import RunConfig
 
 
 def doctor(
@@ -15,12 +18,13 @@ def doctor(
         list[str] | None,
         typer.Argument(metavar="TASKS", help="Also check which of these tasks can run, and their images."),
     ] = None,
+    on: Place = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check whether this machine can run jobs.
+    """Check whether this machine, or a cluster, can run jobs.
 
     Checks Docker, the sandbox, proot, the key, the disk, the memory, and the tasks that are named.
-    Exit code 1 where no task could run.
+    With --on ray it says what each node lacks. Exit code 1 where no task could run.
     """
     import asyncio
     import dataclasses
@@ -28,7 +32,14 @@ def doctor(
 
     from runner.cli.checks import examine, is_usable
 
-    checks = asyncio.run(examine(tasks or []))
+    config = _on_cluster(on)
+    if config is None:
+        checks = asyncio.run(examine(tasks or []))
+        usable = is_usable(checks)
+    else:
+        from runner.cli.node_checks import examine_cluster
+
+        checks, usable = asyncio.run(examine_cluster(config, tasks or []))
     if as_json:
         sys.stdout.write(json.dumps([dataclasses.asdict(check) for check in checks]) + "\n")
     else:
@@ -37,7 +48,20 @@ def doctor(
             sys.stdout.write(f"{check.state:7} {check.name:{width}}  {check.found}\n")
             if check.remedy:
                 sys.stdout.write(f"{'':7} {'':{width}}  → {check.remedy}\n")
-    raise typer.Exit(0 if is_usable(checks) else 1)
+    raise typer.Exit(0 if usable else 1)
+
+
+def _on_cluster(on: str | None) -> RunConfig | None:
+    """Return the settings if they name a cluster. Raises ConfigError for a wrong --on."""
+    from runner.config import ConfigError, load_config
+
+    try:
+        config = load_config({"on": on}).config
+    except ConfigError:
+        if on is not None:
+            raise
+        return None  # a check says it
+    return None if config.cluster is None else config
 
 
 def show_settings(config: ConfigFile = None, as_json: JsonFlag = False) -> None:

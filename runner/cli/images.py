@@ -8,20 +8,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.common import Exclude, Include, JsonFlag, TaskPaths, fail, load_datasets, print_json
+from runner.cli.common import (
+    Exclude,
+    Include,
+    JsonFlag,
+    TaskPaths,
+    fail,
+    load_datasets,
+    print_json,
+    setting,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from runner.config import RunConfig
     from runner.environments import DockerSettings, EnvironmentSpec
     from runner.environments.docker import Engine, ImageInfo
+    from runner.executors.ray.cluster import Cluster, Node
     from runner.tasks import Task
 
 app = typer.Typer(
     help="Build, pull and list the images of tasks.", no_args_is_help=True, rich_markup_mode=None
 )
 
-AtOnce = Annotated[int, typer.Option("-n", "--concurrency", min=1, help="Images at once.")]
+AtOnce = Annotated[int, typer.Option("-n", "--concurrency", min=1, help="Images at once, on each node.")]
+ImagePlace = Annotated[
+    str | None,
+    setting(
+        "--on",
+        metavar="PLACE",
+        help="Whose engines get the images: here, ray, ray=HOST:PORT or ray=local.",
+        default="here",
+    ),
+]
 
 
 @app.command("build")
@@ -30,7 +50,8 @@ def build(
     include: Include = None,
     exclude: Exclude = None,
     at_once: AtOnce = 2,
-    force: Annotated[bool, typer.Option("--force", help="Rebuild images that are here.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rebuild images that are there.")] = False,
+    on: ImagePlace = None,
 ) -> None:
     """Build the images of tasks from their Dockerfiles.
 
@@ -40,6 +61,7 @@ def build(
     from runner.environments.docker import build_image, find_local
     from runner.jobs.errors import NothingToRun
 
+    config = _place(on)
     unused: list[str] = []
 
     async def work(engine: Engine, spec: EnvironmentSpec, settings: DockerSettings) -> ImageInfo:
@@ -54,6 +76,8 @@ def build(
     ]
     if not tasks:
         raise NothingToRun("no task has a Dockerfile, so there is no image to build")
+    if config.cluster is not None:
+        raise typer.Exit(_on_nodes(config, tasks, at_once, "built", build=True, force=force))
     code = _for_each(tasks, work, at_once, "built")
     if unused:
         sys.stdout.write(
@@ -64,11 +88,21 @@ def build(
 
 
 @app.command("pull")
-def pull(paths: TaskPaths, include: Include = None, exclude: Exclude = None, at_once: AtOnce = 4) -> None:
+def pull(
+    paths: TaskPaths,
+    include: Include = None,
+    exclude: Exclude = None,
+    at_once: AtOnce = 4,
+    on: ImagePlace = None,
+) -> None:
     """Pull the images of tasks, and build those of tasks that name none."""
     from runner.environments.docker import ensure_image
 
-    raise typer.Exit(_for_each(_load(paths, include, exclude), ensure_image, at_once, "here"))
+    config = _place(on)
+    tasks = _load(paths, include, exclude)
+    if config.cluster is not None:
+        raise typer.Exit(_on_nodes(config, tasks, at_once, "there", build=False, force=False))
+    raise typer.Exit(_for_each(tasks, ensure_image, at_once, "here"))
 
 
 @app.command("list")
@@ -77,15 +111,13 @@ def list_images(
 ) -> None:
     """List the images of tasks, and whether they are here."""
     import asyncio
-    import os
 
     from rich.table import Table
 
     from runner.cli.tables import make_console
-    from runner.environments import DockerSettings
 
     async def look() -> list[dict[str, str | None]]:
-        engine, settings = await _engine(), DockerSettings.from_environment(os.environ)
+        engine, settings = await _engine(), _docker_settings()
         rows: list[dict[str, str | None]] = []
         for task in _load(paths, include, exclude):
             name, image = await find_task_image(engine, task, settings)
@@ -124,10 +156,9 @@ def _for_each(
 ) -> int:
     """Do the work for each task, and print its end. Return 1 where one failed, else 0."""
     import asyncio
-    import os
     import time
 
-    from runner.environments import DockerSettings, EnvironmentFailure
+    from runner.environments import EnvironmentFailure
     from runner.results import format_seconds
     from runner.trials.environment import environment_spec
 
@@ -150,7 +181,7 @@ def _for_each(
                 sys.stdout.flush()
 
     async def everything() -> None:
-        engine, settings = await _engine(), DockerSettings.from_environment(os.environ)
+        engine, settings = await _engine(), _docker_settings()
         turn = asyncio.Semaphore(at_once)
         async with asyncio.TaskGroup() as group:
             for task in tasks:
@@ -159,6 +190,76 @@ def _for_each(
     asyncio.run(everything())
     sys.stdout.write(f"{len(tasks) - failures} of {len(tasks)} {done}\n")
     return 1 if failures else 0
+
+
+def _on_nodes(
+    config: RunConfig, tasks: list[Task], at_once: int, done: str, *, build: bool, force: bool
+) -> int:
+    """Have every node that offers Docker get the images. Return 1 where one failed, else 0.
+
+    Prints a line for each node and task.
+    """
+    import asyncio
+    import time
+
+    from runner.executors.open import open_nodes
+    from runner.executors.ray.messages import Done, Failed
+    from runner.results import format_seconds
+
+    settings = _docker_settings()
+    failures, total = 0, 0
+
+    async def one(cluster: Cluster, node: Node, task: Task, turn: asyncio.Semaphore) -> None:
+        nonlocal failures
+        async with turn:
+            began = time.monotonic()
+            answer = await cluster.bring_image(node, task.path, settings, build=build, force=force)
+            took = format_seconds(time.monotonic() - began)
+        match answer:
+            case Done(text=image):
+                sys.stdout.write(f"{node.name}: {task.name}: {done}: {image} ({took})\n")
+                sys.stdout.flush()
+            case _:
+                failures += 1
+                reason = answer.reason if isinstance(answer, Failed) else "no answer"
+                fail(f"{node.name}: {task.name}: {reason}")
+
+    async def everything() -> None:
+        nonlocal failures, total
+        async with open_nodes(config) as cluster:
+            nodes = cluster.docker_nodes()
+            total = len(nodes) * len(tasks)
+            async with asyncio.TaskGroup() as group:
+                for node in nodes:
+                    if not node.ready:
+                        failures += len(tasks)
+                        fail(f"{node.name}: {node.problem or 'its node runner did not start'}")
+                        continue
+                    turn = asyncio.Semaphore(at_once)
+                    for task in tasks:
+                        group.create_task(one(cluster, node, task, turn))
+
+    asyncio.run(everything())
+    sys.stdout.write(f"{total - failures} of {total} {done}\n")
+    return 1 if failures else 0
+
+
+def _place(on: str | None) -> RunConfig:
+    from runner.config import load_config
+
+    return load_config({"on": on}).config
+
+
+def _docker_settings() -> DockerSettings:
+    import os
+
+    from runner.config import ConfigError
+    from runner.environments import DockerSettings
+
+    try:
+        return DockerSettings.from_environment(os.environ)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 async def _engine() -> Engine:

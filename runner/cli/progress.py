@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Group
@@ -17,6 +17,7 @@ from rich.text import Text
 from runner.cli.common import warn
 from runner.cli.tables import first_line, make_console, shown_cost, shown_count, shown_path
 from runner.jobs import JobContext, JobObserver, TrialProgress
+from runner.jobs.context import ClusterUse
 from runner.jobs.results import JobResultWriter
 from runner.results import TrialRecord, format_seconds
 from runner.results.scoring import JobSummary
@@ -39,6 +40,10 @@ class PlainLines(JobObserver):
         self._stream = stream
         self._results: JobResultWriter | None = None
         self._describe_end = EndLines()
+        self._on_cluster = False
+
+    def cluster_joined(self, use: Callable[[], ClusterUse]) -> None:
+        self._on_cluster = True
 
     def job_started(
         self, context: JobContext, results: JobResultWriter, running: Mapping[str, TrialProgress]
@@ -53,8 +58,13 @@ class PlainLines(JobObserver):
         )
 
     def trial_started(self, progress: TrialProgress) -> None:
-        if not progress.retries:
+        # On a cluster it only begins to wait for a node.
+        if not progress.retries and not self._on_cluster:
             self._print(f"{progress.plan.trial_name}: started (attempt {progress.plan.attempt})")
+
+    def trial_placed(self, progress: TrialProgress) -> None:
+        name, attempt = progress.plan.trial_name, progress.plan.attempt
+        self._print(f"{name}: placed on {progress.node} (attempt {attempt})")
 
     def trial_ended(self, record: TrialRecord) -> None:
         assert self._results is not None
@@ -73,7 +83,10 @@ class PlainLines(JobObserver):
 
 
 class LiveTable(JobObserver):
-    """Print ended trials, and below them a live table of running trials and the totals."""
+    """Print ended trials, and below them a live table of running trials and the totals.
+
+    Of a job on a cluster the table also names the nodes, and a line has the use of the cluster.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._console = make_console(stream)
@@ -81,10 +94,14 @@ class LiveTable(JobObserver):
         self._context: JobContext | None = None
         self._results: JobResultWriter | None = None
         self._running: Mapping[str, TrialProgress] = {}
+        self._cluster_use: Callable[[], ClusterUse] | None = None
         self._started = time.monotonic()
         self._ended_here = 0
         self._describe_end = EndLines()
         self._refresher: asyncio.Task[None] | None = None
+
+    def cluster_joined(self, use: Callable[[], ClusterUse]) -> None:
+        self._cluster_use = use
 
     def job_started(
         self, context: JobContext, results: JobResultWriter, running: Mapping[str, TrialProgress]
@@ -127,23 +144,21 @@ class LiveTable(JobObserver):
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for column in ("trial", "try", "phase", "calls", "tokens", "cost", "elapsed"):
+        use = self._cluster_use() if self._cluster_use is not None else None
+        columns = ["trial", "try", "phase", "calls", "tokens", "cost", "elapsed"]
+        columns += ["node"] if use is not None else []
+        for column in columns:
             table.add_column(column, style="cyan" if column == "phase" else "", no_wrap=True)
-        running = list(self._running.values())
+        begun = list(self._running.values())
+        running = begun if use is None else [progress for progress in begun if progress.node is not None]
         for progress in running[:MAX_ROWS]:
-            use = progress.usage()
-            table.add_row(
-                progress.plan.trial_name,
-                str(progress.plan.attempt),
-                progress.phase,
-                str(use.calls) if use else "",
-                shown_count(use.prompt_tokens + use.completion_tokens) if use else "",
-                shown_cost(use.cost_usd) if use else "",
-                format_seconds(progress.elapsed_sec),
-            )
+            table.add_row(*_cells(progress), *([progress.node] if use is not None else []))
         if len(running) > MAX_ROWS:
-            table.add_row(f"and {len(running) - MAX_ROWS} more", *[""] * 6)
-        return Group(table, Text(self._totals(running), style="bold"))
+            table.add_row(f"and {len(running) - MAX_ROWS} more")
+        lines = [Text(self._totals(begun), style="bold")]
+        if use is not None:
+            lines.append(Text(describe_use(use, running=len(running), waiting=len(begun) - len(running))))
+        return Group(table, *lines)
 
     def _totals(self, running: Sequence[TrialProgress]) -> str:
         assert self._context is not None and self._results is not None
@@ -160,14 +175,39 @@ class LiveTable(JobObserver):
         return words + (f"   {shown_cost(spent)}" if spent else "") + f"   model: {source.label}"
 
 
+def _cells(progress: TrialProgress) -> list[str]:
+    use = progress.usage()
+    return [
+        progress.plan.trial_name,
+        str(progress.plan.attempt),
+        progress.phase,
+        str(use.calls) if use else "",
+        shown_count(use.prompt_tokens + use.completion_tokens) if use else "",
+        shown_cost(use.cost_usd) if use else "",
+        format_seconds(progress.elapsed_sec),
+    ]
+
+
+def describe_use(use: ClusterUse, *, running: int, waiting: int) -> str:
+    """Describe the use of a cluster, and how many trials of a job run and wait there."""
+    nodes = _counted(use.nodes, "node")
+    if use.open_nodes < use.nodes:
+        nodes += f" ({use.open_nodes} take{'s' * (use.open_nodes == 1)} trials)"
+    return (
+        f"cluster: {use.used_cpus:g} of {use.cpus:g} CPUs used on {nodes}   "
+        f"{_counted(running, 'trial')} running, {waiting} waiting"
+    )
+
+
 def headline(context: JobContext) -> str:
     """Describe the job in one line."""
     lock, config, model = context.lock, context.config, context.model.source
     canned = " (no LLM is called)" if model.canned else ""
+    on = "" if config.cluster is None else f" on {config.on}"
     planned = f"{_counted(len(lock.tasks), 'task')} × {_counted(config.attempts, 'attempt')}"
     return (
         f"{planned}, agent {config.agent}, model: {model.label}"
-        f"{canned}, environment: {lock.environment_kind}, job: {shown_path(context.directory.root)}"
+        f"{canned}, environment: {lock.environment_kind}{on}, job: {shown_path(context.directory.root)}"
     )
 
 
@@ -190,7 +230,8 @@ class EndLines:
                 verdict += ", at the agent's time limit"
         use = record.metered
         spent = f", {use.calls} calls, {shown_cost(use.cost_usd)}" if use and use.calls else ""
-        return f"{record.trial_name}: {verdict} ({format_seconds(record.seconds)}{spent})"
+        node = f", on {record.node}" if record.node else ""
+        return f"{record.trial_name}: {verdict} ({format_seconds(record.seconds)}{spent}{node})"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -192,18 +192,59 @@ def resume(
         int | None,
         typer.Option("-n", "--concurrency", min=1, max=256, help="Trials at once. [default: as before]"),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="PLACE",
+            help="Where trials run: here, ray, ray=HOST:PORT or ray=local. [default: as before]",
+        ),
+    ] = None,
+    relay_listen: Annotated[
+        str | None,
+        typer.Option(
+            "--relay-listen",
+            metavar="HOST:PORT",
+            help="With --on ray, where the nodes reach the model relay. [default: as before]",
+        ),
+    ] = None,
+    relay_cert: Annotated[
+        str | None,
+        typer.Option(
+            "--relay-cert",
+            metavar="FILE",
+            help="The relay's certificate for the nodes (PEM). [default: as before]",
+        ),
+    ] = None,
+    relay_key: Annotated[
+        str | None,
+        typer.Option(
+            "--relay-key", metavar="FILE", help="The key of --relay-cert (PEM). [default: as before]"
+        ),
+    ] = None,
+    cluster_timeout_sec: Annotated[
+        float | None,
+        typer.Option(
+            "--cluster-timeout",
+            metavar="SECONDS",
+            help="How long a cluster may be silent before the job ends as interrupted. [default: as before]",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Continue a job that was killed or interrupted.
 
     Trials that have ended are kept. An incomplete one is set aside and run again. Refused where the
-    settings, the agent or a task have changed since. Exit codes as for `run`.
+    settings, the agent or a task have changed since; a job may go on elsewhere. Exit codes as for
+    `run`.
     """
     from runner.cli.session import run_resumed_job
-    from runner.config import load_config
+    from runner.config import RunConfig, load_config
 
-    secrets = load_config().secrets
-    raise typer.Exit(run_resumed_job(job, secrets, context.obj, concurrency=concurrency, as_json=as_json))
+    flags = {name: value for name, value in given(context, RunConfig).items() if value is not None}
+    resolved = load_config(flags)
+    changes = {name: getattr(resolved.config, name) for name in flags}
+    raise typer.Exit(run_resumed_job(job, resolved.secrets, context.obj, changes=changes, as_json=as_json))
 
 
 def _keywords(pairs: list[str] | None) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import FrameType
@@ -33,11 +33,11 @@ def run_new_job(config: RunConfig, secrets: Secrets, line: ResultLineOnce, *, as
 
 
 def run_resumed_job(
-    path: Path, secrets: Secrets, line: ResultLineOnce, *, concurrency: int | None, as_json: bool
+    path: Path, secrets: Secrets, line: ResultLineOnce, *, changes: Mapping[str, object], as_json: bool
 ) -> int:
-    """Resume a job and return the exit code."""
+    """Resume a job and return the exit code. `changes` are settings that differ from before."""
     return _run(
-        lambda observer: resume_job(path, secrets, _host(), observer, concurrency=concurrency),
+        lambda observer: resume_job(path, secrets, _host(), observer, changes=changes),
         line,
         as_json=as_json,
     )

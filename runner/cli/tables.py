@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +21,7 @@ from runner.results.scoring import JobSummary
 PLAIN_WIDTH = 140
 # A note shared by more tasks names only these.
 _MAX_NAMES = 3
+_MAX_NODES = 8
 
 
 def print_job(directory: Path, stream: TextIO, *, trials: bool = False) -> None:
@@ -63,7 +64,8 @@ def tasks_table(trials: Sequence[TrialRecord]) -> Table:
 
 def trials_table(trials: Sequence[TrialRecord]) -> Table:
     """Return a table with a row for each trial."""
-    return _table(("trial", "reward"), [(trial.trial_name, [trial]) for trial in trials])
+    rows = [(trial.trial_name, [trial]) for trial in trials]
+    return _table(("trial", "reward"), rows, with_nodes=any(trial.node for trial in trials))
 
 
 def notes(trials: Sequence[TrialRecord]) -> list[str]:
@@ -98,6 +100,8 @@ def figures(view: StoredJob) -> Table:
         rates = "   ".join(f"pass@{k} {rate:.3f}" for k, rate in summary.pass_at_k.items())
         table.add_row("pass@k", rates)
     table.add_row("trials", _counts(summary))
+    if nodes := Counter(trial.node for trial in view.trials if trial.node):
+        table.add_row("nodes", _nodes(nodes))
     if summary.errors:
         table.add_row("errors", "   ".join(f"{name} {n}" for name, n in sorted(summary.errors.items())))
     if summary.marks:
@@ -165,13 +169,16 @@ def first_line(text: str, limit: int = 300) -> str:
 _USAGE_COLUMNS = ("calls", "tokens in", "cached", "out", "cost")
 
 
-def _table(first: Sequence[str], rows: Sequence[tuple[str, Sequence[TrialRecord]]]) -> Table:
+def _table(
+    first: Sequence[str], rows: Sequence[tuple[str, Sequence[TrialRecord]]], *, with_nodes: bool = False
+) -> Table:
     """Return a table of groups of trials. `first` heads the first two columns."""
     used = any(trial.metered is not None for _, trials in rows for trial in trials)
-    columns = [*first, "passed", *(_USAGE_COLUMNS if used else ()), "time", "why not"]
+    nodes = ("node",) if with_nodes else ()
+    columns = [*first, "passed", *(_USAGE_COLUMNS if used else ()), "time", *nodes, "why not"]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        left = index in (0, 1, len(columns) - 1)
+        left = index in (0, 1, len(columns) - 1) or column == "node"
         table.add_column(column, justify="left" if left else "right", overflow="fold", no_wrap=index == 0)
     for name, trials in rows:
         seconds = [trial.seconds for trial in trials if trial.seconds is not None]
@@ -181,6 +188,7 @@ def _table(first: Sequence[str], rows: Sequence[tuple[str, Sequence[TrialRecord]
             _verdict(sum(trial.passed for trial in trials), len(trials)),
             *(_usage_cells(trials) if used else ()),
             format_seconds(sum(seconds) / len(trials) if seconds else None),
+            *((" ".join(trial.node or "" for trial in trials),) if with_nodes else ()),
             _reasons(trials),
         )
     return table
@@ -215,6 +223,13 @@ def _reasons(trials: Sequence[TrialRecord]) -> str:
 def _score(summary: JobSummary) -> str:
     mean = "" if summary.reward_mean is None else f"   mean of the rewards given {summary.reward_mean:.3f}"
     return f"{summary.score:.3f} over {summary.n_total} trials, {summary.resolved} resolved{mean}"
+
+
+def _nodes(trials: Counter[str]) -> str:
+    """Return how many trials ran on which nodes, those with the most first."""
+    named = [f"{node} {number}" for node, number in trials.most_common(_MAX_NODES)]
+    rest = len(trials) - len(named)
+    return "   ".join([*named, *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _counts(summary: JobSummary) -> str:

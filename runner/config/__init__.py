@@ -2,6 +2,7 @@
 
 from runner.config.model import (
     LOCAL_CLUSTER,
+    PLACE_SETTINGS,
     SECRET_VARIABLES,
     ModelMode,
     Rules,
@@ -14,6 +15,7 @@ from runner.config.sources import ConfigError, Origin, load_config
 
 __all__ = [
     "LOCAL_CLUSTER",
+    "PLACE_SETTINGS",
     "SECRET_VARIABLES",
     "ConfigError",
     "ModelMode",

@@ -31,11 +31,10 @@ _LATER_SETTINGS = (
 
 LOCAL_CLUSTER = "local"
 """The address of a private Ray on this machine."""
+PLACE_SETTINGS = ("on", "relay_listen", "relay_cert", "relay_key", "cluster_timeout_sec")
+"""The settings that say where a job's trials run. A resumed job may run elsewhere."""
 # Settings that a resumed job may have changed: where it runs, and how many trials at once.
-_NO_PART_OF_IDENTITY = {
-    *("jobs_dir", "job_name", "concurrency"),
-    *("on", "relay_listen", "relay_cert", "relay_key", "cluster_timeout_sec"),
-}
+_NO_PART_OF_IDENTITY = {"jobs_dir", "job_name", "concurrency", *PLACE_SETTINGS}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from runner.isolation.link import (
 )
 from runner.isolation.shared_dir import SharedDir, open_shared_dir
 from runner.isolation.store import ImageStore
-from runner.jobs.context import JobContext, TrialEnd, TrialPlan, TrialProgress
+from runner.jobs.context import ClusterUse, JobContext, TrialEnd, TrialPlan, TrialProgress
 from runner.jobs.errors import JobError
 from runner.jobs.limiter import Limiter
 from runner.jobs.tasks import JobTask
@@ -85,6 +85,7 @@ class IsolatedExecutor:
 
     environment_kind: EnvironmentKind = "docker"
     relay_listener: RelayListener | None = None
+    cluster_use: Callable[[], ClusterUse] | None = None
 
     def __init__(
         self, tasks: Sequence[JobTask], limiter: Limiter, docker: DockerSettings, note: Callable[..., None]

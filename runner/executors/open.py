@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from runner.config import LOCAL_CLUSTER, RunConfig
 from runner.environments import DockerSettings
@@ -16,7 +19,11 @@ from runner.jobs.errors import JobError
 from runner.jobs.limiter import Limiter
 from runner.jobs.tasks import JobTask
 
+if TYPE_CHECKING:
+    from runner.executors.ray.cluster import Cluster
+
 INSTALL_RAY = "pip install 'capstan[ray]', or scripts/setup ray in a checkout"
+_STATUS_SEC = 30.0  # for all nodes to say how they are
 
 
 def open_executor(
@@ -38,17 +45,43 @@ def open_executor(
             says why, and what to do.
     """
     if config.cluster is not None:
-        if "ray" not in sys.modules:
-            os.environ |= _ray_variables(config.cluster)
         # Here and not above: Ray is an extra, and takes seconds to import.
-        try:
+        with _importing_ray(config):
             from runner.executors.ray.executor import open_on_ray
-        except ModuleNotFoundError as error:
-            if error.name != "ray":
-                raise
-            raise JobError(f"--on {config.on} needs Ray: {INSTALL_RAY}") from None
         return open_on_ray(config, tasks, docker, note)
     return open_here(config, tasks, docker, note, limiter=limiter)
+
+
+@asynccontextmanager
+async def open_nodes(config: RunConfig) -> AsyncGenerator[Cluster]:
+    """Open the cluster that `config.on` names, to look at its nodes or to have them do something.
+
+    Each node has a node runner that has given its status, or a problem.
+
+    Raises:
+        JobError: The cluster cannot be had. One line says why, and what to do.
+    """
+    with _importing_ray(config):
+        from runner.executors.ray.cluster import open_cluster
+    async with open_cluster(config.cluster or "", config.cluster_timeout_sec) as cluster:
+        with contextlib.suppress(TimeoutError):  # those that are slow have no status
+            await cluster.wait_ready()
+            async with asyncio.timeout(_STATUS_SEC):
+                await cluster.refresh()
+        yield cluster
+
+
+@contextlib.contextmanager
+def _importing_ray(config: RunConfig) -> Generator[None]:
+    """Prepare for the first import of Ray. Raises JobError if it is not installed."""
+    if "ray" not in sys.modules:
+        os.environ |= _ray_variables(config.cluster or "")
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise JobError(f"--on {config.on} needs Ray: {INSTALL_RAY}") from None
 
 
 def _ray_variables(cluster: str) -> dict[str, str]:

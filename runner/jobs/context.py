@@ -72,8 +72,9 @@ class TrialProgress:
     """The state of a running trial, for the live table.
 
     Attributes:
-        node: The machine of the cluster that it runs on; None on this one.
+        node: The machine of the cluster that it runs on. None on this one, and while it waits.
         usage: Returns the usage so far.
+        on_placed: Called whenever it begins on a node of a cluster.
     """
 
     plan: TrialPlan
@@ -82,6 +83,12 @@ class TrialProgress:
     started: float = field(default_factory=time.monotonic)
     retries: int = 0
     usage: Callable[[], ModelUse | None] = lambda: None
+    on_placed: Callable[[TrialProgress], None] = lambda _: None
+
+    def place(self, node: str) -> None:
+        """Take note that the trial begins on a node of a cluster, now."""
+        self.node, self.started = node, time.monotonic()
+        self.on_placed(self)
 
     @property
     def elapsed_sec(self) -> float:
@@ -97,6 +104,23 @@ class TrialEnd:
     infrastructure: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClusterUse:
+    """How much of a cluster is used, by this job and by others.
+
+    Attributes:
+        nodes: The nodes that are there.
+        open_nodes: Those of them that take trials of this job.
+        cpus: The CPUs of all nodes.
+        used_cpus: How many of them are taken.
+    """
+
+    nodes: int
+    open_nodes: int
+    cpus: float
+    used_cpus: float
+
+
 class Executor(Protocol):
     """Where the trials of a job run.
 
@@ -105,6 +129,7 @@ class Executor(Protocol):
         limiter: How many trials fit at once. The job asks it before it hands over a trial.
         relay_socket: A unix socket on which the job's relay must listen as well, or None.
         relay_listener: A TCP address on which it must listen as well, or None.
+        cluster_use: Returns how much of the cluster is used. None where trials run on this machine.
     """
 
     @property
@@ -118,6 +143,9 @@ class Executor(Protocol):
 
     @property
     def relay_listener(self) -> RelayListener | None: ...
+
+    @property
+    def cluster_use(self) -> Callable[[], ClusterUse] | None: ...
 
     async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
         """Run one try of a trial to its end and keep `progress` up to date.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.agents import AgentFactory, PackageError, load_agent
-from runner.config import RunConfig, Secrets, redactor
+from runner.config import PLACE_SETTINGS, RunConfig, Secrets, redactor
 from runner.environments import DockerSettings, EnvironmentKind
 from runner.jobs.context import Executor, JobContext
 from runner.jobs.errors import JobError, NothingToRun
@@ -77,11 +77,17 @@ async def resume_job(
     observer: JobObserver | None = None,
     *,
     config: RunConfig | None = None,
-    concurrency: int | None = None,
+    changes: Mapping[str, object] | None = None,
 ) -> AsyncGenerator[Job]:
-    """Resume the job in `path`. `config`, where given, must be the one it began with.
+    """Resume the job in `path`.
 
-    Raises JobError where the settings, the agent or a task are no longer the same.
+    Args:
+        config: Settings that must be those it began with, but for where it runs and how many
+            trials at once. None: as it began.
+        changes: Settings of those two kinds that differ from `config`, by name. They are valid.
+
+    Raises:
+        JobError: The settings, the agent or a task are no longer the same.
     """
     directory = JobDirectory(await asyncio.to_thread(path.resolve))
     lock = read_lock(directory.lock)
@@ -91,7 +97,8 @@ async def resume_job(
     )
     agent = await _load_agent(lock.config)
     check_unchanged(lock, given, tasks, agent_digest=agent.record.digest)
-    now = lock.config.model_copy(update={"concurrency": concurrency or given.concurrency})
+    free = {name: getattr(given, name) for name in ("concurrency", *PLACE_SETTINGS)}
+    now = lock.config.model_copy(update={**free, **(changes or {})})
     lock = lock.model_copy(update={"config": now})
     opened_with = now.model_copy(update={"environment": lock.environment_kind})
     async with _opened(

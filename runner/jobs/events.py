@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from runner.jobs.context import JobContext, TrialProgress
+from runner.jobs.context import ClusterUse, JobContext, TrialProgress
 from runner.jobs.results import JobResultWriter
 from runner.results import TrialRecord
 from runner.results.scoring import JobSummary
@@ -18,8 +18,14 @@ class JobObserver:
     ) -> None:
         """All is ready. `results` and `running` (by trial name) change as the job goes on."""
 
+    def cluster_joined(self, use: Callable[[], ClusterUse]) -> None:
+        """The trials will run on a cluster, once each has a node. Comes before `job_started`."""
+
     def trial_started(self, progress: TrialProgress) -> None:
-        """A trial, or another try of it, begins."""
+        """A trial, or another try of it, begins. On a cluster it may wait for a node first."""
+
+    def trial_placed(self, progress: TrialProgress) -> None:
+        """A trial, or another try of it, begins on a node of the cluster, `progress.node`."""
 
     def trial_retried(self, progress: TrialProgress, record: TrialRecord, wait_sec: float) -> None:
         """A try failed because of the infrastructure; the next one begins after `wait_sec`."""

@@ -61,6 +61,8 @@ class Job:
         except OSError as error:
             self._stop_if_full(error)
             raise self._disk_full() from None
+        if (cluster_use := self._executor.cluster_use) is not None:
+            self._observer.cluster_joined(cluster_use)
         self._observer.job_started(self.context, self.results, self.running)
         status = "interrupted"
         try:
@@ -124,7 +126,7 @@ class Job:
 
     async def _run_trial(self, plan: TrialPlan) -> None:
         """Run one trial with its retries. No error of one trial reaches another."""
-        progress = TrialProgress(plan)
+        progress = TrialProgress(plan, on_placed=self._placed)
         self.running[plan.trial_name] = progress
         try:
             record = await self._with_retries(plan, progress)
@@ -151,7 +153,8 @@ class Job:
     async def _with_retries(self, plan: TrialPlan, progress: TrialProgress) -> TrialRecord:
         config = self.context.config
         self._log.info("trial %s started: task %s, attempt %d", plan.trial_name, plan.task.name, plan.attempt)
-        self._write_running()
+        if self._executor.cluster_use is None:
+            self._write_running()  # on a cluster it waits, and is counted once it has a node
         while True:
             self._observer.trial_started(progress)
             try:
@@ -163,7 +166,7 @@ class Job:
                 return self._with_history(end)
             wait = min(config.retry_wait_sec * 2**progress.retries, RETRY_WAIT_MAX_SEC)
             place = self.context.directory.set_aside(plan.trial_name)
-            progress.retries += 1
+            progress.retries, progress.node = progress.retries + 1, None
             self._log.warning(
                 "trial %s: %s: retry %d in %g s; the failed try is in %s",
                 plan.trial_name,
@@ -174,6 +177,11 @@ class Job:
             )
             self._observer.trial_retried(progress, end.record, wait)
             await asyncio.sleep(wait)
+
+    def _placed(self, progress: TrialProgress) -> None:
+        self._log.info("trial %s placed on node %s", progress.plan.trial_name, progress.node)
+        self._write_running()
+        self._observer.trial_placed(progress)
 
     def _with_history(self, end: TrialEnd) -> TrialRecord:
         """Return the record with the places of what was set aside before it."""
@@ -204,8 +212,12 @@ class Job:
         )
 
     def _write_running(self) -> None:
+        nodes = {name: trial.node for name, trial in self.running.items() if trial.node is not None}
+        on_cluster = self._executor.cluster_use is not None
         try:
-            self.results.write("running", n_running=len(self.running))
+            self.results.write(
+                "running", n_running=len(nodes) if on_cluster else len(self.running), nodes=nodes
+            )
         except OSError as error:
             if is_disk_full(error):
                 self._full = self._full or str(error)

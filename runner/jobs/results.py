@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ class JobRecord(BaseModel):
     """`capstan.json` of a job: what tables and pages show of it.
 
     `problem` says why the file could not be read. The record was then made from the job's trials.
+    `nodes` names the node of the cluster that each running trial runs on.
     """
 
     schema_version: int = 1
@@ -54,6 +55,7 @@ class JobRecord(BaseModel):
     finished_at: datetime | None = None
     summary: JobSummary
     problem: str | None = None
+    nodes: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,10 @@ class JobResultWriter:
         """Write `config.json`: when the job begins, and when a trial has told the agent's name."""
         write_model(self._directory.config, job_config(self._directory, self._lock, self._agent_name))
 
-    def write(self, status: JobStatus, *, n_running: int) -> JobSummary:
-        """Write both files as things stand."""
+    def write(
+        self, status: JobStatus, *, n_running: int, nodes: Mapping[str, str] | None = None
+    ) -> JobSummary:
+        """Write both files as things stand. `nodes` are those of running trials, on a cluster."""
         now = local_now()
         finished = None if status == "running" else now
         summary = self.summary()
@@ -174,7 +178,7 @@ class JobResultWriter:
             stats=self._stats(summary, n_running),
         )
         record = _job_record(self._directory, self._lock, self._model, status, finished, summary)
-        write_model(self._directory.record, record)
+        write_model(self._directory.record, record.model_copy(update={"nodes": dict(nodes or {})}))
         write_model(self._directory.result, result)
         return summary
 

@@ -34,7 +34,10 @@ class JobRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A planned trial. It has a record once it has ended, and a phase while it runs."""
+    """A planned trial. It has a record once it has ended, and a phase while it runs.
+
+    `node` is the machine of a cluster that it runs on, or ran on.
+    """
 
     name: str
     task: str
@@ -42,6 +45,7 @@ class TrialRow:
     outcome: Outcome
     record: TrialRecord | None = None
     phase: str = ""
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class JobPage:
         agents = (row.record.agent for row in self.trials if row.record and row.record.agent.ended)
         agent = next(agents, None)
         return f"{agent.name} {agent.version}" if agent else Path(self.record.agent).name
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether a trial ran or runs on a node of a cluster."""
+        return any(row.node for row in self.trials)
 
     @property
     def live(self) -> bool:
@@ -276,13 +285,14 @@ def _list_files(folder: Path) -> tuple[tuple[FileEntry, ...], int]:
 def _row(stored: StoredJob, planned: PlannedTrial, record: TrialRecord | None) -> TrialRow:
     name, task = planned.trial_name, stored.lock.tasks[planned.task].name
     if record is not None:
-        return TrialRow(name, task, planned.attempt, _outcome(record), record)
+        return TrialRow(name, task, planned.attempt, _outcome(record), record, node=record.node)
     if stored.record.status == "cancelled":
         return TrialRow(name, task, planned.attempt, "cancelled")
     folder = stored.directory.root / name
     if stored.record.status != "running" or not folder.is_dir():
         return TrialRow(name, task, planned.attempt, "waiting")
-    return TrialRow(name, task, planned.attempt, "running", phase=_phase(folder))
+    node = stored.record.nodes.get(name)
+    return TrialRow(name, task, planned.attempt, "running", phase=_phase(folder), node=node)
 
 
 def _outcome(record: TrialRecord) -> Outcome:

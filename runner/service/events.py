@@ -98,6 +98,9 @@ class EventObserver(JobObserver):
             "trial_started", {"trial": plan.trial_name, "task": plan.task.name, "attempt": plan.attempt}
         )
 
+    def trial_placed(self, progress: TrialProgress) -> None:
+        self._add("trial_placed", {"trial": progress.plan.trial_name, "node": progress.node})
+
     def trial_retried(self, progress: TrialProgress, record: TrialRecord, wait_sec: float) -> None:
         self._add(
             "trial_retried",
@@ -120,6 +123,7 @@ class EventObserver(JobObserver):
                 "passed": record.passed,
                 "timed_out": record.timed_out,
                 "error": None if record.error is None else self._redact(record.error),
+                **({"node": record.node} if record.node else {}),
             },
         )
 

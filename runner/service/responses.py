@@ -101,6 +101,7 @@ class TrialResponse(BaseModel):
     cost_usd: float | None = None
     seconds: float | None = None
     marks: list[str] = Field(default_factory=list)
+    node: str | None = Field(None, description="the machine of a cluster that it ran on")
 
 
 class JobResponse(BaseModel):
@@ -245,6 +246,7 @@ def _trial(record: TrialRecord) -> TrialResponse:
         cost_usd=record.metered.cost_usd if record.metered else None,
         seconds=record.seconds,
         marks=record.marks,
+        node=record.node,
     )
 
 

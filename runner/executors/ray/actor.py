@@ -8,18 +8,31 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import ray
 
 from runner.environments.owner import remove_orphans
 from runner.executors.ray.folders import SUBMISSION, unpack_folder
-from runner.executors.ray.messages import Answer, Attend, OpenJob, Request, ask, frame, socket_in
+from runner.executors.ray.messages import (
+    Answer,
+    AskStatus,
+    Attend,
+    BringImage,
+    NodeStatus,
+    OpenJob,
+    Request,
+    ask,
+    frame,
+    socket_in,
+)
 from runner.executors.ray.trial_task import node_folder
 
 START_SEC = 60.0
 LOG = "node.log"
 _TAIL_LINES = 8
 _MAX_SOCKET = 107  # bytes; unix(7)
+_OTHERS_SEC = 10.0  # for another program's node runner to answer
 # What the node runner must not inherit from a Ray worker.
 _OF_RAY = ("RAY_", "OMP_NUM_THREADS", "PYTHONBREAKPOINT", "PYTHONUNBUFFERED")
 
@@ -105,9 +118,17 @@ class NodeActor:
                 await asyncio.to_thread(unpack_folder, await reference, folder)
         return await ask(self._folder, request)
 
-    async def put_task(self, path: str, task: list[ray.ObjectRef[bytes]]) -> None:
-        """Write a task's folder below that of the node runner."""
-        await asyncio.to_thread(unpack_folder, await task[0], self._folder / path)
+    async def bring_image(self, request: BringImage, task: list[ray.ObjectRef[bytes]]) -> Answer:
+        """Fetch a task's folder, and have the node runner pull or build its image."""
+        await asyncio.to_thread(unpack_folder, await task[0], self._folder / request.key / request.folder)
+        return await ask(self._folder, request)
+
+    async def running_trials(self) -> list[str]:
+        """Return the trials that run on this node, of all programs of this user."""
+        prefix, _, node = self._folder.name.rsplit("-", 2)  # between them is the program's own word
+        folders = sorted(self._folder.parent.glob(f"{prefix}-*-{node}"))
+        found = await asyncio.gather(*(_running_in(folder) for folder in folders))
+        return [name for names in found for name in names]
 
     async def ask(self, request: Request) -> Answer:
         """Pass a request to the node runner. Raises OSError if it is gone."""
@@ -119,6 +140,15 @@ class NodeActor:
             if lines:
                 return f"; the end of its log:\n{chr(10).join(lines[-_TAIL_LINES:])}"
         return ""
+
+
+async def _running_in(folder: Path) -> list[str]:
+    """Return the trials of a node runner. There are none if it is another user's or has ended."""
+    with contextlib.suppress(OSError, ValueError, TimeoutError):  # or if it is another version
+        async with asyncio.timeout(_OTHERS_SEC):
+            answer = await ask(folder, AskStatus())
+        return answer.running if isinstance(answer, NodeStatus) else []
+    return []
 
 
 _DETACH = """

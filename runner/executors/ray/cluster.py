@@ -19,14 +19,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray as _ray
+from ray._private import state as _ray_state
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config import LOCAL_CLUSTER, SECRET_VARIABLES
+from runner.environments import DockerSettings, TransferError
 from runner.environments.docker.engine import engine_unreachable
 from runner.executors.cleanup import NODE_PREFIX
 from runner.executors.ray.actor import NodeActor, versions
-from runner.executors.ray.messages import Answer, AskStatus, CloseJob, Failed, NodeStatus, Request
+from runner.executors.ray.folders import pack_folder
+from runner.executors.ray.messages import (
+    Answer,
+    AskStatus,
+    BringImage,
+    CloseJob,
+    Failed,
+    NodeStatus,
+    Request,
+)
 from runner.jobs.errors import JobError
 from runner.results import Reason
 
@@ -35,7 +46,13 @@ DOCKER = "docker"
 DOCKER_SHARE = 0.001
 """How much of it a trial takes, so that it bounds nothing."""
 
+NO_DOCKER = (
+    "no node of the Ray cluster offers Docker: start those that have an engine with "
+    f"ray start --resources='{{\"{DOCKER}\": 1}}'"
+)
+
 ray: Any = _ray  # its own types are incomplete
+_state: Any = _ray_state  # what each node has free is nowhere else, but in the dashboard
 _LOOK_SEC = 1.0
 _STATUS_SEC = 5.0
 _AGAIN_SEC = 5.0
@@ -53,6 +70,7 @@ class Node:
     Attributes:
         problem: Why it takes no trials, or None. A node that has just joined takes them: they wait
             there for its node runner.
+        free: What of its resources nothing has taken, in Ray's count.
         ready: Whether its node runner answers.
         jobs: The open jobs, by key, and why it takes no trials of one.
     """
@@ -61,12 +79,18 @@ class Node:
     name: str
     address: str
     resources: Mapping[str, float]
+    free: Mapping[str, float] = field(default_factory=dict[str, float])
     actor: Any = None
     ready: bool = False
     problem: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     status: NodeStatus | None = None
     jobs: dict[str, str | None] = field(default_factory=dict[str, "str | None"])
+
+    @property
+    def offers_docker(self) -> bool:
+        """Whether it was started with the custom resource for Docker."""
+        return self.resources.get(DOCKER, 0) > 0
 
 
 class Cluster:
@@ -87,6 +111,7 @@ class Cluster:
         self._timeout_sec = timeout_sec
         self._answered_at = time.monotonic()
         self._open_jobs: dict[str, Callable[[Node], Any]] = {}
+        self._folders: dict[Path, Any] = {}  # of tasks, in Ray's object store
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -106,6 +131,38 @@ class Cluster:
     async def refresh(self) -> None:
         """Ask every node for its status now."""
         await asyncio.gather(*(self._ask_status(node) for node in self.nodes.values() if node.ready))
+
+    def docker_nodes(self) -> list[Node]:
+        """Return the nodes that offer Docker. Raises JobError if there is none."""
+        if found := [node for node in self.nodes.values() if node.offers_docker]:
+            return found
+        raise JobError(NO_DOCKER)
+
+    async def running_trials(self, node: Node) -> list[str]:
+        """Return the trials that run on a node, also those of this user's other programs."""
+        with contextlib.suppress(RayError, OSError):
+            if node.ready:
+                return await node.actor.running_trials.remote()
+        return []
+
+    async def bring_image(
+        self, node: Node, task: Path, docker: DockerSettings, *, build: bool, force: bool
+    ) -> Answer:
+        """Have a node pull or build the image of the task in a folder."""
+        request = BringImage(
+            key=f"image-{secrets.token_hex(6)}",
+            folder=task.name,
+            build=build,
+            force=force,
+            images=dict(docker.images),
+            pull=docker.pull,
+        )
+        try:
+            if task not in self._folders:
+                self._folders[task] = ray.put(pack_folder(task))
+            return await node.actor.bring_image.remote(request, [self._folders[task]])
+        except (RayError, OSError, TransferError) as error:
+            return Failed(reason=describe(error))
 
     async def while_there(self, work: asyncio.Future[T]) -> T:
         """Wait for `work`. Raises JobError if the cluster is lost before that."""
@@ -201,7 +258,7 @@ class Cluster:
                         self._spawn(self._ask_status(node))
 
     async def _look(self) -> None:
-        found: list[dict[str, Any]] = await self._thread.call(ray.nodes)
+        found, free = await self._thread.call(_read_nodes)
         self._answered_at = time.monotonic()
         alive = {entry["NodeID"]: entry for entry in found if entry["Alive"]}
         for gone in set(self.nodes) - set(alive):
@@ -212,6 +269,7 @@ class Cluster:
                 name = f"{entry['NodeManagerHostname']}-{node_id[:6]}"
                 self.nodes[node_id] = Node(node_id, name, entry["NodeManagerAddress"], entry["Resources"])
                 self._spawn(self._start(self.nodes[node_id]))
+            self.nodes[node_id].free = free.get(node_id, entry["Resources"])
 
     async def _start(self, node: Node) -> None:
         """Start the node runner of a node, again if it ended, while the node is there."""
@@ -278,6 +336,11 @@ class Cluster:
             node.problem = answer.reason if isinstance(answer, Failed) else "it gave no status"
         if changed:
             self._notify()
+
+
+def _read_nodes() -> tuple[list[dict[str, Any]], Mapping[str, Mapping[str, float]]]:
+    """Return Ray's nodes, and what each has free by its id."""
+    return ray.nodes(), _state.available_resources_per_node()
 
 
 def describe(error: BaseException) -> str:

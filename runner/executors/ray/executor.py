@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from runner.config import RunConfig
 from runner.environments import DockerSettings, EnvironmentKind, TransferError
 from runner.environments.docker import local_names
-from runner.executors.ray.cluster import DOCKER, DOCKER_SHARE, Cluster, Node, describe, open_cluster
+from runner.executors.ray.cluster import (
+    DOCKER,
+    DOCKER_SHARE,
+    NO_DOCKER,
+    Cluster,
+    Node,
+    describe,
+    open_cluster,
+)
 from runner.executors.ray.folders import FolderTooLarge, IncomingTrial, pack_folder
 from runner.executors.ray.messages import (
     Answer,
@@ -37,7 +44,7 @@ from runner.executors.ray.messages import (
     parse_from_trial,
 )
 from runner.executors.ray.trial_task import hold_trial
-from runner.jobs.context import PHASE_WAITING, JobContext, TrialEnd, TrialPlan, TrialProgress
+from runner.jobs.context import PHASE_WAITING, ClusterUse, JobContext, TrialEnd, TrialPlan, TrialProgress
 from runner.jobs.errors import JobError
 from runner.jobs.limiter import Capacity, Limiter, Resources
 from runner.jobs.tasks import JobTask
@@ -122,6 +129,7 @@ class RayExecutor:
         self._note = note
         self._noted: set[str] = set()
         self._opening: asyncio.Task[str] | None = None
+        self._key = ""  # of the job, once it has been opened
         self._images: dict[Path, set[str]] = {}
         self._hold: Any = ray.remote(hold_trial)
 
@@ -149,6 +157,18 @@ class RayExecutor:
         finally:
             if account is not None and context.model.relay is not None:
                 context.model.relay.close_run(account.token)
+
+    def cluster_use(self) -> ClusterUse:
+        """See Executor.cluster_use."""
+        nodes = list(self._cluster.nodes.values())
+        cpus = sum(node.resources.get("CPU", 0.0) for node in nodes)
+        free = sum(node.free.get("CPU", 0.0) for node in nodes)
+        return ClusterUse(
+            nodes=len(nodes),
+            open_nodes=sum(not (node.problem or node.jobs.get(self._key)) for node in nodes),
+            cpus=cpus,
+            used_cpus=cpus - free,
+        )
 
     async def close(self) -> None:
         """Close the job on all nodes."""
@@ -187,6 +207,7 @@ class RayExecutor:
             return await node.actor.open_job.remote(request, agent, tasks)
 
         self._cluster.add_job(key, open_on)
+        self._key = key
         return key
 
     def _pack_tasks(self) -> tuple[list[TaskParcel], list[bytes]]:
@@ -373,7 +394,7 @@ async def follow_trial(
                     refuse(message)
                     raise _PlaceAgain
                 case Placed(node=node):
-                    progress.node, progress.started = node, time.monotonic()
+                    progress.place(node)
                     incoming.begin()
                 case TrialMoved(phase=phase, usage=usage):
                     progress.phase = phase
@@ -396,13 +417,10 @@ async def follow_trial(
 
 def _environment_kind(config: RunConfig, cluster: Cluster) -> EnvironmentKind:
     """Choose Docker where nodes offer it, else the sandbox; or what was asked for."""
-    has_docker = any(node.resources.get(DOCKER, 0) for node in cluster.nodes.values())
+    has_docker = any(node.offers_docker for node in cluster.nodes.values())
     wanted = "docker" if config.isolation == "dind" else config.environment
     if wanted == "docker" and not has_docker:
-        raise JobError(
-            "no node of the Ray cluster offers Docker: start those that have an engine with "
-            "ray start --resources='{\"docker\": 1}'"
-        )
+        raise JobError(NO_DOCKER)
     if wanted == "auto":
         return "docker" if has_docker else "sandbox"
     return wanted

@@ -101,14 +101,24 @@ class CancelTrial(_Message):
     trial_name: str
 
 
-class BringImages(_Message):
-    """To a node runner: pull or build the image of a task in the folder `tasks` of a job."""
+class BringImage(_Message):
+    """To a node runner: pull or build the image of a task. `Done` then says which one it has.
+
+    Attributes:
+        key: The name of a folder below that of the node runner, which is removed at the end.
+        folder: The name of the task's folder in it.
+        build: Build the image from its Dockerfile, also for a task that names another.
+        force: Build it anew.
+        images, pull: The settings of the head that say where images come from.
+    """
 
     type: Literal["bring_image"] = "bring_image"
-    path: str
+    key: str
+    folder: str
     build: bool
     force: bool
     images: dict[str, str]
+    pull: bool
 
 
 class AskStatus(_Message):
@@ -214,7 +224,7 @@ class NodeStatus(_Message):
 
 
 FromTrial = Placed | TrialMoved | FilePart | FolderPart | TrialEnded | TrialLost | Refused
-Request = OpenJob | CloseJob | RunTrial | CancelTrial | BringImages | AskStatus | Attend
+Request = OpenJob | CloseJob | RunTrial | CancelTrial | BringImage | AskStatus | Attend
 Answer = Done | Failed | NodeStatus
 _FROM_TRIAL: TypeAdapter[FromTrial] = TypeAdapter(Annotated[FromTrial, Field(discriminator="type")])
 _REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])

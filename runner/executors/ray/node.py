@@ -25,7 +25,7 @@ from pathlib import Path
 
 from runner.agents import PackageError, load_agent
 from runner.environments import DockerSettings, EnvironmentFailure, EnvironmentKind
-from runner.environments.docker import build_image, ensure_image, shared_engine
+from runner.environments.docker import build_image, ensure_image, find_local, shared_engine
 from runner.environments.docker.engine import engine_unreachable
 from runner.environments.owner import own, remove_tree
 from runner.environments.sandbox import SandboxEnvironment
@@ -36,7 +36,7 @@ from runner.executors.ray.messages import (
     FRAME_BYTES,
     AskStatus,
     Attend,
-    BringImages,
+    BringImage,
     CancelTrial,
     CloseJob,
     Done,
@@ -146,7 +146,7 @@ class NodeRunner:
                     if (job := self._jobs.get(key)) is not None and (trial := job.running.get(name)):
                         trial.cancel()
                     writer.write(frame(Done()))
-                case BringImages() as request:
+                case BringImage() as request:
                     writer.write(frame(await self._bring(request)))
                 case AskStatus():
                     writer.write(frame(await self.status()))
@@ -382,22 +382,26 @@ class NodeRunner:
             self._sandbox = (await SandboxEnvironment.unavailable(),)
         return self._sandbox[0]
 
-    async def _bring(self, request: BringImages) -> Done | Failed:
+    async def _bring(self, request: BringImage) -> Done | Failed:
         try:
-            task = await asyncio.to_thread(load_task, self._folder / request.path)
-            settings = replace(DockerSettings.from_environment(os.environ), images=request.images)
+            task = await asyncio.to_thread(load_task, self._folder / request.key / request.folder)
+            settings = replace(
+                DockerSettings.from_environment(os.environ), images=request.images, pull=request.pull
+            )
             spec = environment_spec(task)
             engine = shared_engine()
             if request.build:
                 image = await build_image(engine, spec, settings, force=request.force)
             else:
                 image = await ensure_image(engine, spec, settings)
+            used = await find_local(engine, spec, settings)
         except (EnvironmentFailure, TaskError) as error:
             return Failed(reason=str(error))
         finally:
-            await asyncio.to_thread(remove_tree, self._folder / request.path)
+            await asyncio.to_thread(remove_tree, self._folder / request.key)
         self._asked_at = -_STATUS_SEC
-        return Done(text=image.name)
+        other = "" if used is None or used.name == image.name else f", but trials there use {used.name}"
+        return Done(text=image.name + other)
 
 
 def _load_tasks(root: Path, request: OpenJob, lock: JobLock) -> dict[int, JobTask]:

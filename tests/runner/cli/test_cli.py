@@ -202,6 +202,58 @@ def test_what_is_not_there_is_one_line_and_nothing_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "task", "-a", "oracle"),
+        ("cluster",),
+        ("images", "build", "task"),
+        ("images", "pull", "task"),
+        ("doctor",),
+    ],
+)
+def test_without_ray_one_line_says_how_to_install_it(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_task(tmp_path / "task")
+    hidden = "import sys; sys.modules['ray'] = None; from runner.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden, *arguments, "--on", "ray"],
+        cwd=tmp_path,
+        env=environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    words = "--on ray needs Ray: pip install 'capstan[ray]', or scripts/setup ray in a checkout"
+    said = done.stdout if arguments == ("doctor",) else done.stderr
+    assert sum(words in line for line in said.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--on", "there"), "--on: must be here, ray, ray=HOST:PORT or ray=local, got 'there'"),
+        (("cluster", "--on", "here"), "--on: must be a cluster: ray, ray=HOST:PORT or ray=local, got 'here'"),
+        (("cluster", "--on", "ray=ray://head:1"), "--on: cannot be a ray:// address"),
+        (("doctor", "--on", "there"), "--on: must be here"),
+        (("images", "pull", ".", "--on", "there"), "--on: must be here"),
+        (("resume", "job", "--relay-listen", "nowhere"), "--relay-listen: must be HOST:PORT, got 'nowhere'"),
+        (("resume", "job", "--cluster-timeout", "0"), "--cluster-timeout: input should be greater than 0"),
+    ],
+)
+def test_a_wrong_place_names_the_flag(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = runner(tmp_path, *arguments)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_config_shows_where_trials_run(tmp_path: Path) -> None:
+    (tmp_path / "capstan.toml").write_text('on = "ray=10.0.0.1:6379"\nrelay_listen = "10.0.0.1:8800"\n')
+    shown = json.loads(runner(tmp_path, "config", "--json", CAPSTAN_CLUSTER_TIMEOUT_SEC="5").stdout)
+    assert shown["on"] == {"origin": "config file", "value": "ray=10.0.0.1:6379"}
+    assert shown["relay_listen"]["value"] == "10.0.0.1:8800" and shown["relay_cert"]["value"] is None
+    assert shown["cluster_timeout_sec"] == {"origin": "environment", "value": 5.0}
+
+
 def test_images_of_tasks_without_a_dockerfile_leave_nothing_to_build(tmp_path: Path) -> None:
     task = write_task(tmp_path / "task", toml='[environment]\ndocker_image = "a:b"\n')
     (task / "environment" / "Dockerfile").unlink()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from runner.config import RunConfig, Secrets
+from runner.executors.open import open_executor
 from runner.jobs import (
     Job,
     JobContext,
@@ -23,8 +26,9 @@ from runner.jobs import (
     create_job,
     resume_job,
 )
+from runner.jobs.context import ClusterUse, Executor, TrialEnd, TrialPlan
 from runner.jobs.lock import make_lock, read_lock
-from runner.jobs.results import JobResultWriter
+from runner.jobs.results import JobRecord, JobResultWriter
 from runner.jobs.tasks import load_tasks
 from runner.results import TrialRecord
 from runner.results.harbor import JobConfig, JobResult
@@ -224,6 +228,62 @@ async def test_an_agents_failure_is_never_tried_again(tmp_path: Path) -> None:
     seen = Seen()
     summary, job = await run(settings(tmp_path, task, max_retries=3), seen)
     assert summary.n_errored == 1 and not seen.retries and job.results.records[0].retries == 0
+
+
+class OneNode:
+    """Runs trials like a cluster whose one node takes one at a time."""
+
+    cluster_use = staticmethod(lambda: ClusterUse(nodes=1, open_nodes=1, cpus=1, used_cpus=1))
+
+    def __init__(self, here: Executor) -> None:
+        self.environment_kind, self.limiter = here.environment_kind, here.limiter
+        self.relay_socket, self.relay_listener = here.relay_socket, here.relay_listener
+        self.seen: list[tuple[int, int, dict[str, str]]] = []
+        self._here = here
+        self._turn = asyncio.Lock()
+
+    async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
+        async with self._turn:
+            progress.place("node-1")
+            directory = context.directory
+            stats = JobResult.model_validate_json(directory.result.read_bytes()).stats
+            nodes = JobRecord.model_validate_json(directory.record.read_bytes()).nodes
+            self.seen.append((stats.n_running_trials, stats.n_pending_trials, nodes))
+            return await self._here.run(context, plan, progress)
+
+
+async def test_trials_that_wait_for_a_node_are_not_counted_as_running(tmp_path: Path) -> None:
+    opened: list[OneNode] = []
+
+    @asynccontextmanager
+    async def open_cluster(*arguments: Any) -> AsyncGenerator[Executor]:
+        async with open_executor(*arguments) as here:
+            opened.append(OneNode(here))
+            yield opened[0]
+
+    class Watch(Seen):
+        joined = False
+        placed: ClassVar[list[str | None]] = []
+
+        def cluster_joined(self, use: Callable[[], ClusterUse]) -> None:
+            assert use().nodes == 1 and self.context is None
+            self.joined = True
+
+        def trial_placed(self, progress: TrialProgress) -> None:
+            self.placed.append(progress.node)
+
+    watch = Watch()
+    config = settings(tmp_path, dataset(tmp_path / "set", "a", "b", "c"), concurrency=3)
+    host = replace(HOST, open_executor=open_cluster)
+    async with create_job(config, Secrets(), host, watch) as job:
+        summary = await job.run()
+    assert summary.n_passed == 3 and watch.joined and watch.placed == ["node-1"] * 3
+    assert watch.most_running == 3
+    # The trial before it is on the node until its end has been written.
+    first, *others = opened[0].seen
+    assert first[:2] == (1, 2) and list(first[2].values()) == ["node-1"]
+    assert all(running in (1, 2) and 1 <= len(nodes) <= 2 for running, _, nodes in others)
+    assert JobRecord.model_validate_json(job.context.directory.record.read_bytes()).nodes == {}
 
 
 async def interrupt(config: RunConfig, after: int) -> tuple[Path, list[TrialRecord]]:

@@ -19,7 +19,7 @@ from runner.jobs.results import read_job
 from runner.pages.plots import context_size, reward_against_cost, time_by_phase
 from runner.pages.render import render
 from runner.pages.report import make_report
-from runner.pages.views import trial_page
+from runner.pages.views import job_page, trial_page
 from tests.runner.pages.report_helpers import clean_environ, model_call, running_viewer, write_job
 
 HOSTILE = [
@@ -288,6 +288,20 @@ def test_running_job_is_live_and_shows_phases(tmp_path: Path) -> None:
         assert "waiting" in ParsedPage(page).text
         assert "data-live" in httpx.get(f"{url}/jobs/job/trials/trial-1-1__abcdefg").text
         assert "data-live" not in httpx.get(f"{url}/jobs/job/trials/trial-0-1__abcdefg").text
+
+
+def test_pages_name_the_node_of_each_trial(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "jobs" / "job", ("a", "b"), ended=1, status="running", record={"node": "vm-1"})
+    (job / "trial-1-1__abcdefg" / "agent").mkdir(parents=True)
+    stored = json.loads((job / "capstan.json").read_text())
+    (job / "capstan.json").write_text(json.dumps({**stored, "nodes": {"trial-1-1__abcdefg": "vm-2"}}))
+    page = ParsedPage(render("job.html", api=False, job=job_page(job), names=["job"])).text
+    assert "Node" in page and "vm-1" in page and "vm-2" in page
+    for number, node in enumerate(("vm-1", "vm-2")):
+        trial = trial_page(job, f"trial-{number}-1__abcdefg")
+        assert node in ParsedPage(render("trial.html", api=False, trial=trial)).text
+    here = job_page(write_job(tmp_path / "jobs" / "here"))
+    assert "Node" not in ParsedPage(render("job.html", api=False, job=here, names=["here"])).text
 
 
 def test_unreadable_job_is_listed_with_its_problem(tmp_path: Path) -> None:
