@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from runner.cli.app import use_default_signals
 from tests.needs import leave_out, missing
+
+# No test is wrong because the machine was busy.
+settings.register_profile("capstan", deadline=None)
+settings.load_profile("capstan")
 
 
 def pytest_configure() -> None:
