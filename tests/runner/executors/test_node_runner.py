@@ -21,7 +21,7 @@ from runner.executors.ray.messages import (
     Answer,
     AskStatus,
     Attend,
-    BringImages,
+    BringImage,
     CancelTrial,
     CloseJob,
     Done,
@@ -235,7 +235,9 @@ async def test_a_broken_request_hurts_no_other(node: NodeProcess):
         _, writer = await asyncio.open_unix_connection(socket_in(node.folder))
         writer.write(data)
         writer.close()
-    answer = await node.ask(BringImages(path="nowhere", build=False, force=False, images={}))
+    answer = await node.ask(
+        BringImage(key="none", folder="none", build=False, force=False, images={}, pull=False)
+    )
     assert isinstance(answer, Failed)
     assert isinstance(await node.ask(AskStatus()), NodeStatus)
 
