@@ -671,10 +671,11 @@ class Ticker:
 
 
 class Bench:
-    """Runs rows on one set of files."""
+    """Runs rows on one set of files. An answer takes `answer_sec`, so calls cannot be closer."""
 
-    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, options: argparse.Namespace, answer_sec: float) -> None:
         self._folder = folder
+        self._answer_sec = answer_sec
         self._options = options
         self._numbers = itertools.count()
 
@@ -741,6 +742,8 @@ class Bench:
                     if not ramp or row.head >= FULL or row.head + row.others > 100 * os.cpu_count() * 0.95:
                         break
                     interval /= max(1.25, min(2.0, 1.1 * FULL / row.head))
+                    if interval < self._answer_sec + 1.0:  # a node looks once a second
+                        break
                 if options.profile and nodes == options.nodes[-1]:
                     await self._profiled()
             finally:
@@ -942,7 +945,7 @@ async def measure(options: argparse.Namespace) -> None:
         shares = None if options.without_ray else await asyncio.to_thread(rays_share, life, 1000)
         rows: list[Figures] = []
         with _trusted(folder / "cert.pem"):
-            bench = Bench(folder, options)
+            bench = Bench(folder, options, life.events / TOKENS_PER_SEC)
             for nodes in options.nodes:
                 rows += await bench.row(nodes, ramp=options.ramp and nodes == options.nodes[-1])
         print_rows(rows, shares, options.interval)
