@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,7 @@ from runner.relay.wire import ApiError, ModelRequest
 
 # The host name is never resolved: the connection goes over a unix socket.
 _SOCKET_URL = "http://relay"
-_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
+_LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
 
 
 class OuterRelay(LiveUpstream):
@@ -22,9 +23,14 @@ class OuterRelay(LiveUpstream):
     """
 
     def __init__(
-        self, base_url: str, transport: httpx.AsyncBaseTransport, *, mode: str, scripted: bool
+        self,
+        base_url: str,
+        make_transport: Callable[[], httpx.AsyncBaseTransport],
+        *,
+        mode: str,
+        scripted: bool,
     ) -> None:
-        super().__init__(base_url, "", transport=transport)
+        super().__init__(base_url, "", make_transport=make_transport)
         self.mode = mode
         self.tokens: dict[str, str] = {}
         """The token for the next try of each trial, by the trial's name. It serves one try."""
@@ -34,8 +40,12 @@ class OuterRelay(LiveUpstream):
     @classmethod
     def on_socket(cls, path: Path, *, mode: str, scripted: bool) -> OuterRelay:
         """Reach it over a unix socket."""
-        transport = httpx.AsyncHTTPTransport(uds=str(path), limits=_LIMITS)
-        return cls(_SOCKET_URL, transport, mode=mode, scripted=scripted)
+        return cls(
+            _SOCKET_URL,
+            lambda: httpx.AsyncHTTPTransport(uds=str(path), limits=_LIMITS),
+            mode=mode,
+            scripted=scripted,
+        )
 
     @classmethod
     def at(cls, url: str, *, certificate: str | None, mode: str, scripted: bool) -> OuterRelay:
@@ -43,13 +53,17 @@ class OuterRelay(LiveUpstream):
 
         That certificate and no other is accepted, so it may be self-signed and for any name.
         """
-        if certificate is None:
-            return cls(url, httpx.AsyncHTTPTransport(limits=_LIMITS), mode=mode, scripted=scripted)
-        context = ssl.create_default_context(cadata=certificate)
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.check_hostname = False
-        transport = httpx.AsyncHTTPTransport(limits=_LIMITS, verify=context)
-        return cls(url, transport, mode=mode, scripted=scripted)
+        verify: ssl.SSLContext | bool = False  # there is nothing to verify without TLS
+        if certificate is not None:
+            verify = ssl.create_default_context(cadata=certificate)
+            verify.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            verify.check_hostname = False
+        return cls(
+            url,
+            lambda: httpx.AsyncHTTPTransport(limits=_LIMITS, verify=verify),
+            mode=mode,
+            scripted=scripted,
+        )
 
     @property
     def scripted(self) -> bool:
@@ -68,4 +82,5 @@ class OuterRelay(LiveUpstream):
         return self._of_run[request.run]
 
     def forget(self, run: str) -> None:
+        super().forget(run)
         self._of_run.pop(run, None)

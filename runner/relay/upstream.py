@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import cache
 
 import httpx
 
@@ -99,13 +101,39 @@ class WithParameters(UpstreamWrapper):
         return await self._inner.send(ModelRequest(body, payload, request.run))
 
 
+class _RunClient:
+    """The connections of one run to the API. They close once it is forgotten and has no call."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.http = client
+        self._calls = 0
+        self._forgotten = False
+
+    def begin(self) -> None:
+        self._calls += 1
+
+    async def end(self) -> None:
+        self._calls -= 1
+        if self._forgotten and not self._calls:
+            await self.http.aclose()
+
+    async def forget(self) -> None:
+        self._forgotten = True
+        if not self._calls:
+            await self.http.aclose()
+
+
 class LiveUpstream(Upstream):
     """The real API. Only this class knows the real key.
+
+    Each run has connections of its own. A pool for all of them would look at every connection at
+    each call, which hundreds of agents at once make the most of its work.
 
     Args:
         base_url: The root of the API.
         timeout_sec: How long to wait for the next bytes. The API closes a request that was queued
             for ten minutes, and the agent's own timeout ends a silent stream earlier.
+        make_transport: Makes what a run's calls go over. Default: httpx's own.
     """
 
     mode = "live"
@@ -116,16 +144,14 @@ class LiveUpstream(Upstream):
         api_key: str,
         *,
         timeout_sec: float = 660.0,
-        transport: httpx.AsyncBaseTransport | None = None,
+        make_transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
     ) -> None:
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._key = api_key
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout_sec, connect=15.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-            follow_redirects=False,
-            transport=transport,
-        )
+        self._timeout = httpx.Timeout(timeout_sec, connect=15.0)
+        self._make_transport = make_transport
+        self._clients: dict[str, _RunClient] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -146,19 +172,53 @@ class LiveUpstream(Upstream):
             "accept": "text/event-stream" if request.stream else "application/json",
             "accept-encoding": "identity",  # the meter reads the bytes
         }
-        outgoing = self._client.build_request("POST", self._url, content=request.body, headers=headers)
+        client = self._client_of(request.run)
+        client.begin()
         try:
-            response = await self._client.send(outgoing, stream=True)
+            response = await self._respond(client.http, request, headers)
+            passed = {name: response.headers[name] for name in _PASSED_HEADERS if name in response.headers}
+            if response.status_code == 200:
+                return UpstreamResponse(response.status_code, passed, _raw_body(response, client))
+            failed = await self._error_response(response, passed, key)
+        except BaseException:
+            await client.end()
+            raise
+        await client.end()
+        return failed
+
+    async def _respond(
+        self, http: httpx.AsyncClient, request: ModelRequest, headers: dict[str, str]
+    ) -> httpx.Response:
+        """Return the response, whose body is still to be read. Raises ApiError."""
+        try:
+            outgoing = http.build_request("POST", self._url, content=request.body, headers=headers)
+            return await http.send(outgoing, stream=True)
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise ApiError(
                 504, f"the model did not answer in time: {type(error).__name__}", code="upstream"
             ) from None
         except httpx.HTTPError as error:
             raise ApiError(502, f"no connection to the model: {_cause(error)}", code=UNREACHED) from None
-        passed = {name: response.headers[name] for name in _PASSED_HEADERS if name in response.headers}
-        if response.status_code != 200:
-            return await self._error_response(response, passed, key)
-        return UpstreamResponse(response.status_code, passed, _raw_body(response))
+
+    def _client_of(self, run: str) -> _RunClient:
+        if run not in self._clients:
+            transport = self._make_transport() if self._make_transport else None
+            self._clients[run] = _RunClient(
+                httpx.AsyncClient(
+                    timeout=self._timeout,
+                    limits=httpx.Limits(max_connections=None, keepalive_expiry=30.0),
+                    follow_redirects=False,
+                    transport=transport,
+                    verify=tls_context(),
+                )
+            )
+        return self._clients[run]
+
+    def forget(self, run: str) -> None:
+        if (client := self._clients.pop(run, None)) is not None:
+            closing = asyncio.get_running_loop().create_task(client.forget())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _error_response(
         self, response: httpx.Response, headers: dict[str, str], key: str
@@ -172,7 +232,15 @@ class LiveUpstream(Upstream):
         return whole_response(response.status_code, headers, body.replace(key.encode(), b"***"))
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        for run in list(self._clients):
+            self.forget(run)
+        await asyncio.gather(*self._closing)
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """Return what connections verify certificates with. To read those takes long."""
+    return httpx.create_ssl_context()
 
 
 def _cause(error: BaseException) -> str:
@@ -187,7 +255,7 @@ def _cause(error: BaseException) -> str:
     return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else name
 
 
-async def _raw_body(response: httpx.Response) -> AsyncGenerator[bytes]:
+async def _raw_body(response: httpx.Response, client: _RunClient) -> AsyncGenerator[bytes]:
     try:
         async for chunk in response.aiter_raw():
             yield chunk
@@ -195,3 +263,4 @@ async def _raw_body(response: httpx.Response) -> AsyncGenerator[bytes]:
         raise StreamDropped(type(error).__name__) from None
     finally:
         await response.aclose()
+        await client.end()

@@ -349,8 +349,11 @@ class JobQueue:
         """Return the upstream of a job. An address from a request is called through a guard."""
         if config.mode.name != "live" or config.base_url == self._base.base_url or secrets.api_key is None:
             return default_upstream(config, secrets)
-        transport = GuardedTransport(self._settings)
-        return LiveUpstream(config.base_url, secrets.api_key.get_secret_value(), transport=transport)
+        return LiveUpstream(
+            config.base_url,
+            secrets.api_key.get_secret_value(),
+            make_transport=lambda: GuardedTransport(self._settings),
+        )
 
 
 def _stopping_error() -> ServiceError:

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
+from runner.relay.upstream import tls_context
 from runner.service.settings import ServiceSettings
 from runner.web.errors import ServiceError
 
@@ -58,8 +59,8 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0)
-        self._inner = httpx.AsyncHTTPTransport(limits=limits)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=30.0)
+        self._inner = httpx.AsyncHTTPTransport(limits=limits, verify=tls_context())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host
