@@ -76,7 +76,7 @@ from runner.executors.ray.messages import (  # noqa: E402
     read_request,
 )
 from runner.jobs import JobContext, JobHost, TrialProgress, create_job  # noqa: E402
-from runner.jobs.context import Executor, TrialEnd, TrialPlan  # noqa: E402
+from runner.jobs.context import ClusterUse, Executor, TrialEnd, TrialPlan  # noqa: E402
 from runner.jobs.limiter import Capacity, Limiter  # noqa: E402
 from runner.relay import ModelRequest, RelayListener, Upstream, UpstreamResponse  # noqa: E402
 from runner.relay.upstream import UpstreamWrapper  # noqa: E402
@@ -538,6 +538,10 @@ class FakeExecutor:
         self._at_once = at_once
         self._folder = folder
         self._nodes = itertools.cycle(range(nodes))
+
+    def cluster_use(self) -> ClusterUse:
+        """See Executor.cluster_use."""
+        return ClusterUse(nodes=0, open_nodes=0, cpus=0.0, used_cpus=0.0)
 
     async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
         """See Executor.run."""

@@ -47,7 +47,7 @@ from runner.config import RunConfig, Secrets  # noqa: E402
 from runner.environments import DockerSettings, EnvironmentKind  # noqa: E402
 from runner.executors.open import open_executor  # noqa: E402
 from runner.jobs import JobContext, JobHost, TrialProgress, create_job  # noqa: E402
-from runner.jobs.context import Executor, TrialEnd, TrialPlan  # noqa: E402
+from runner.jobs.context import ClusterUse, Executor, TrialEnd, TrialPlan  # noqa: E402
 from runner.jobs.limiter import Limiter  # noqa: E402
 from runner.jobs.tasks import JobTask  # noqa: E402
 from runner.relay import (  # noqa: E402
@@ -91,6 +91,10 @@ class Timed:
     @property
     def relay_listener(self) -> RelayListener | None:
         return self._inner.relay_listener
+
+    @property
+    def cluster_use(self) -> Callable[[], ClusterUse] | None:
+        return self._inner.cluster_use
 
     async def run(self, context: JobContext, plan: TrialPlan, progress: TrialProgress) -> TrialEnd:
         """See Executor.run."""
