@@ -139,7 +139,7 @@ def check_node_images(tasks: Sequence[Task], paths: Sequence[str], view: Cluster
     wanted: dict[str, set[str]] = {}
     for task in tasks:
         names = local_names(environment_spec(task), settings)
-        wanted[task.name] = {*names, *(f"{name}:latest" for name in names if ":" not in name)}
+        wanted[task.name] = {*names, *(f"{name}:latest" for name in names)}
     remedy = f"capstan images pull {' '.join(str(Path(path)) for path in paths)} --on {view.on}"
     checks: list[Check] = []
     for node in view.nodes:

@@ -55,8 +55,10 @@ ray: Any = _ray  # its own types are incomplete
 _state: Any = _ray_state  # what each node has free is nowhere else, but in the dashboard
 _LOOK_SEC = 1.0
 _STATUS_SEC = 5.0
-_AGAIN_SEC = 5.0
+_AGAIN_SEC, _AGAIN_MAX_SEC = 5.0, 60.0
 _START_SEC = 120.0
+_SLOW_SEC = 60.0  # after which a job begins without the nodes that have no node runner yet
+_ANSWER_SEC = 15.0
 _INIT_SEC = 60.0
 _PROBE_SEC = 10.0
 _SHUTDOWN_SEC = 10.0
@@ -72,6 +74,7 @@ class Node:
             there for its node runner.
         free: What of its resources nothing has taken, in Ray's count.
         ready: Whether its node runner answers.
+        asked: Whether it is being asked for its status.
         jobs: The open jobs, by key, and why it takes no trials of one.
     """
 
@@ -82,6 +85,7 @@ class Node:
     free: Mapping[str, float] = field(default_factory=dict[str, float])
     actor: Any = None
     ready: bool = False
+    asked: bool = False
     problem: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     status: NodeStatus | None = None
@@ -123,10 +127,11 @@ class Cluster:
         self._spawn(self._watch())
 
     async def wait_ready(self) -> None:
-        """Wait until each node has a node runner, or a problem."""
-        async with asyncio.timeout(_START_SEC):
-            while not all(node.ready or node.problem for node in self.nodes.values()):
-                await self.changed.wait()
+        """Wait until each node has a node runner or a problem, but not for long for a slow one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SLOW_SEC):
+                while not all(node.ready or node.problem for node in self.nodes.values()):
+                    await self.changed.wait()
 
     async def refresh(self) -> None:
         """Ask every node for its status now."""
@@ -273,15 +278,17 @@ class Cluster:
 
     async def _start(self, node: Node) -> None:
         """Start the node runner of a node, again if it ended, while the node is there."""
+        wait = _AGAIN_SEC
         while self.nodes.get(node.id) is node:
             node.problem = await self._started(node)
             node.ready = node.problem is None
             self._notify()
+            wait = _AGAIN_SEC if node.ready else min(2 * wait, _AGAIN_MAX_SEC)
             if node.ready:
                 await asyncio.gather(*(self._open_job(node, key) for key in list(self._open_jobs)))
                 await self._ended(node)
                 node.ready, node.jobs = False, {}
-            await asyncio.sleep(_AGAIN_SEC)
+            await asyncio.sleep(wait)
 
     async def _started(self, node: Node) -> str | None:
         """Start a node runner. Return why the node takes no trials, or None."""
@@ -326,7 +333,15 @@ class Cluster:
         self._notify()
 
     async def _ask_status(self, node: Node) -> None:
-        answer = await self.ask(node, AskStatus())
+        if node.asked:
+            return  # the last question is still under way
+        node.asked = True
+        try:
+            answer = await asyncio.wait_for(self.ask(node, AskStatus()), _ANSWER_SEC)
+        except TimeoutError:
+            answer = Failed(reason=f"its node runner did not answer within {_ANSWER_SEC:g} s")
+        finally:
+            node.asked = False
         if isinstance(answer, NodeStatus):
             changed = node.problem != answer.problem
             node.status, node.problem = answer, answer.problem

@@ -324,7 +324,7 @@ class RayExecutor:
         path = plan.task.task.path
         if path not in self._images:
             names = local_names(environment_spec(plan.task.task), self._docker)
-            self._images[path] = {*names, *(f"{name}:latest" for name in names if ":" not in name)}
+            self._images[path] = {*names, *(f"{name}:latest" for name in names)}
         return self._images[path]
 
     async def _follow(

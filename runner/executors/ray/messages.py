@@ -261,6 +261,8 @@ async def ask(folder: Path, request: Request) -> Answer:
         writer.write(frame(request))
         await writer.drain()
         data = await _read_frame(reader)
+    except asyncio.IncompleteReadError:
+        data = None
     finally:
         writer.close()
     if data is None:
