@@ -294,9 +294,22 @@ def test_a_node_without_disk_takes_no_trials_and_says_why(
     assert {trial["retries"] for trial in ended.document["trials"]} == {0}
 
 
-@pytest.mark.parametrize(("model", "secure"), [("plain", False), ("tls", True)])
+@pytest.mark.docker
+def test_a_node_without_an_engine_takes_no_trials_and_says_why(nodes: Nodes, tmp_path: Path):
+    node = nodes.add(num_cpus=8, resources=OFFERS_DOCKER, env_vars={"DOCKER_HOST": "unix:///nowhere.sock"})
+    try:
+        task = write_task(tmp_path / "one", toml='[environment]\nnetwork_mode = "no-network"\n')
+        ended = run(task, "--agent", "oracle", "-k", "8", *on(nodes), "-o", tmp_path / "jobs")
+    finally:
+        nodes.kill(node)
+    assert ended.code == 0, ended.stderr
+    assert "no engine answers at unix:///nowhere.sock" in ended.stderr
+    assert [(trial["reward"], trial["retries"]) for trial in ended.document["trials"]] == [(1.0, 0)] * 8
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_the_relay_listens_where_it_is_told(
-    nodes: Nodes, work: Path, tape: Path, tmp_path: Path, model: str, secure: bool
+    nodes: Nodes, work: Path, tape: Path, tmp_path: Path, secure: bool
 ):
     arguments = ["--relay-listen", "127.0.0.1:0"]
     if secure:

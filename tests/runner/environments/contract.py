@@ -95,7 +95,7 @@ class EnvironmentContract:
         began = time.monotonic()
         with pytest.raises(ExecTimeout, match="Command timed out after 1 seconds") as timeout:
             await env.exec(command, timeout_sec=1)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         assert timeout.value.partial_output == "begun\n"
         assert isinstance(timeout.value, RuntimeError)
         assert await running(env, f"sleep {n}[1-5]") == 0
