@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import os
 import queue
+import resource
 import secrets
 import shutil
 import tempfile
@@ -481,6 +482,9 @@ async def _connect(thread: _RayThread, address: str, timeout_sec: float) -> Clus
         raise JobError(f"--on ray: {_refusal(address, error)}") from None
     finally:
         await asyncio.to_thread(shutil.rmtree, code, ignore_errors=True)
+    # Each trial takes two connections of the relay, and the usual limit is 1,024 files.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What it tells drivers of nodes goes to stdout, where the result is.
     ray._private.worker._worker_logs_enabled = False
     cluster = Cluster(thread, timeout_sec, local=local)
