@@ -76,6 +76,8 @@ async def open_on_ray(
     async with open_cluster(config.cluster or "", config.cluster_timeout_sec) as cluster:
         await cluster.wait_ready()
         kind = _environment_kind(config, cluster)
+        if kind == "docker" and not any(node.offers_docker for node in cluster.nodes.values()):
+            note(f"{NO_DOCKER}; trials wait for one")  # an autoscaler may bring it
         ready = [node for node in cluster.nodes.values() if node.ready]
         if not ready:
             raise JobError("no node of the Ray cluster takes trials; `capstan doctor --on ray` says more")
@@ -247,9 +249,9 @@ class RayExecutor:
         try:
             either = asyncio.wait({following, changing}, return_when=asyncio.FIRST_COMPLETED)
             await self._cluster.while_there(asyncio.ensure_future(either))
-            if not following.done():
+            if not following.done() and progress.node is None:
                 raise _PlaceAgain
-            return await following
+            return await self._cluster.while_there(following)
         except _NodeLost as error:
             message = f"{progress.node or 'a node of the cluster'} was lost: {error}"
             record = await asyncio.to_thread(write_lost_trial, context, plan, progress, "NodeLost", message)
@@ -417,12 +419,9 @@ async def follow_trial(
 
 def _environment_kind(config: RunConfig, cluster: Cluster) -> EnvironmentKind:
     """Choose Docker where nodes offer it, else the sandbox; or what was asked for."""
-    has_docker = any(node.offers_docker for node in cluster.nodes.values())
     wanted = "docker" if config.isolation == "dind" else config.environment
-    if wanted == "docker" and not has_docker:
-        raise JobError(NO_DOCKER)
     if wanted == "auto":
-        return "docker" if has_docker else "sandbox"
+        return "docker" if any(node.offers_docker for node in cluster.nodes.values()) else "sandbox"
     return wanted
 
 

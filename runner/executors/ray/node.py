@@ -168,10 +168,14 @@ class NodeRunner:
         stack = AsyncExitStack()
         try:
             job = await stack.enter_async_context(self._prepared(request))
-        except (JobError, TaskError, PackageError, EnvironmentFailure) as error:
+        except Exception as error:
+            said = str(error)
+            if not isinstance(error, (JobError, TaskError, PackageError, EnvironmentFailure)):
+                traceback.print_exception(error)
+                said = f"{type(error).__name__}: {error}"
             await stack.aclose()
-            self._failed[request.key] = str(error)
-            return Failed(reason=str(error))
+            self._failed[request.key] = said
+            return Failed(reason=said)
         finally:
             async with self._opened:
                 self._opened.notify_all()

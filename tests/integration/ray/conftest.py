@@ -18,21 +18,21 @@ from runner.executors.cleanup import NODE_PREFIX
 from tests.integration.isolation.conftest import command, start
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-OFFERS_DOCKER = {"docker": 1}
+OFFERS_DOCKER: dict[str, float] = {"docker": 1}
 
 
 class Nodes:
     """The cluster: its address, and nodes that come and go."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, others: int = 2, resources: dict[str, float] = OFFERS_DOCKER) -> None:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 2, "resources": OFFERS_DOCKER, "include_dashboard": False},
+            head_node_args={"num_cpus": 2, "resources": resources, "include_dashboard": False},
         )
-        for _ in range(2):
-            self.add(resources=OFFERS_DOCKER)
+        for _ in range(others):
+            self.add(resources=resources)
         self.address: str = self._cluster.address
 
     def add(self, **arguments: Any) -> Any:

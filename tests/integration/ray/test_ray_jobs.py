@@ -382,3 +382,22 @@ def test_the_service_runs_jobs_on_the_cluster(nodes: Nodes, work: Path):
     assert [answer.json()["final_answer"] for answer in answers] == ["True", "True"]
     found = [json.loads(path.read_text()) for path in work.glob("jobs/*/*__*/capstan.json")]
     assert len(found) == 2 and all(record["node"] for record in found)
+
+
+@pytest.mark.docker
+def test_trials_wait_for_a_node_that_offers_docker(work: Path):
+    """As an autoscaler brings one, once it is asked for."""
+    nodes = Nodes(others=0, resources={})
+    try:
+        task = write_task(work / "waits" / "waits", toml='[environment]\nnetwork_mode = "no-network"\n')
+        arguments = ("--agent", "oracle", "--env", "docker", *on(nodes), "-o", work / "waits-jobs")
+        job = start_job(task, *arguments)
+        assert job.stderr is not None
+        while "trials wait for one" not in (line := job.stderr.readline()):
+            assert line, "the job ended"
+        nodes.add(resources=OFFERS_DOCKER)
+        _, stderr = job.communicate(timeout=120)
+    finally:
+        nodes.stop()
+    assert job.returncode == 0, stderr
+    assert [record["reward"] for record in records(work / "waits-jobs")] == [1.0]
