@@ -42,7 +42,7 @@ lint: dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/lint-imports
 
-types: dev
+types: ray
 	@.venv/bin/pyright
 
 test: environments lint types
