@@ -38,6 +38,7 @@ async def _both_ends(shared: SharedDir) -> tuple[Link, Link, asyncio.Server]:
 async def test_messages_arrive_in_order_and_the_end_is_heard():
     setup = Setup(
         job_dir="/x",
+        recorded_root="/recorded",
         agent=AgentRecord(source="."),
         model=ModelSource(label="scripted", canned=True),
         model_mode="script",
@@ -50,6 +51,7 @@ async def test_messages_arrive_in_order_and_the_end_is_heard():
         trial_name="a",
         attempt=1,
         task_path="/t",
+        recorded_path="/recorded/t",
         dataset="adhoc",
         image="i:1",
         environ={"KEY": "secret"},
@@ -87,7 +89,7 @@ async def test_each_try_calls_with_its_own_token_and_no_other(tmp_path: Path):
     outer_socket = tmp_path / "outer.sock"
     async with Relay(ScriptUpstream(tmp_path / "script.toml"), socket_path=outer_socket) as outer:
         accounts = [outer.open_run("trial") for _ in range(2)]
-        upstream = OuterRelay(outer_socket, mode="script", scripted=True)
+        upstream = OuterRelay.on_socket(outer_socket, mode="script", scripted=True)
         async with Relay(upstream) as inner, httpx.AsyncClient() as client:
 
             async def call(name: str) -> httpx.Response:
