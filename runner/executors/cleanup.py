@@ -17,6 +17,9 @@ from runner.isolation.shared_dir import remove_stale_shared_dirs
 ENGINE_TIMEOUT_SEC = 30.0
 NODE_PREFIX = f"{PREFIX}node-"
 """Start of the names of the folders of node runners (runner.executors.ray)."""
+PRIVATE_RAY_PREFIX = f"{PREFIX}ray-"
+"""Start of the names of the folders of private Rays."""
+PRIVATE_RAY_PLACE = "/tmp"  # not TMPDIR: Ray's sockets need short names
 
 
 async def remove_leftovers(
@@ -36,6 +39,8 @@ async def remove_leftovers(
     """
     removed = [f"folder {path}" for path in await asyncio.to_thread(remove_stale_agents)]
     removed += [f"folder {path}" for path in await asyncio.to_thread(remove_orphans, NODE_PREFIX)]
+    found = await asyncio.to_thread(remove_orphans, PRIVATE_RAY_PREFIX, [PRIVATE_RAY_PLACE])
+    removed += [f"folder {path}" for path in found]
     if "sandbox" in kinds or "proot" in kinds:
         removed += [f"sandbox {path}" for path in await asyncio.to_thread(remove_stale_roots)]
     if "docker" in kinds:

@@ -27,7 +27,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from runner.config import LOCAL_CLUSTER, SECRET_VARIABLES
 from runner.environments import DockerSettings, TransferError
 from runner.environments.docker.engine import engine_unreachable
-from runner.executors.cleanup import NODE_PREFIX
+from runner.environments.owner import owned_directory, remove_tree
+from runner.executors.cleanup import NODE_PREFIX, PRIVATE_RAY_PLACE, PRIVATE_RAY_PREFIX
 from runner.executors.ray.actor import NodeActor, versions
 from runner.executors.ray.folders import pack_folder
 from runner.executors.ray.messages import (
@@ -104,11 +105,12 @@ class Cluster:
     Attributes:
         nodes: The nodes that are alive, by id.
         address: The address of this machine in the cluster.
+        private_folder: The folder of a private Ray; None for other clusters.
     """
 
-    def __init__(self, thread: _RayThread, timeout_sec: float, *, local: bool) -> None:
+    def __init__(self, thread: _RayThread, timeout_sec: float, private_folder: Path | None) -> None:
         self.nodes: dict[str, Node] = {}
-        self.local = local
+        self.private_folder = private_folder
         self.address: str = "127.0.0.1"
         self.changed = asyncio.Event()  # set and replaced whenever a node has changed
         self._session = secrets.token_hex(6)
@@ -122,7 +124,7 @@ class Cluster:
 
     async def begin(self) -> None:
         """Look at the nodes, and begin to watch them. Raises JobError."""
-        if not self.local:
+        if self.private_folder is None:
             self.address = await self._thread.call(ray.util.get_node_ip_address)
         await self._look()
         self._spawn(self._watch())
@@ -463,11 +465,15 @@ async def _connect(thread: _RayThread, address: str, timeout_sec: float) -> Clus
         "log_to_driver": False,
         "logging_level": "ERROR",
     }
+    folder = None
     if local:
+        # A folder of its own: Ray's usual one names the cluster that others on this machine find.
+        folder = owned_directory(PRIVATE_RAY_PREFIX, place=PRIVATE_RAY_PLACE)
         docker = {} if await engine_unreachable() else {DOCKER: 1}
         options |= {
             "address": "local",
             "_node_ip_address": "127.0.0.1",
+            "_temp_dir": str(folder),
             "include_dashboard": False,
             "resources": docker,
         }
@@ -487,7 +493,7 @@ async def _connect(thread: _RayThread, address: str, timeout_sec: float) -> Clus
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What it tells drivers of nodes goes to stdout, where the result is.
     ray._private.worker._worker_logs_enabled = False
-    cluster = Cluster(thread, timeout_sec, local=local)
+    cluster = Cluster(thread, timeout_sec, folder)
     await cluster.begin()
     return cluster
 
@@ -511,6 +517,8 @@ async def _disconnect(thread: _RayThread, cluster: Cluster) -> None:
         return
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(thread.call(ray.shutdown), _SHUTDOWN_SEC)
+    if cluster.private_folder is not None:
+        await asyncio.to_thread(remove_tree, cluster.private_folder)
 
 
 def _refusal(address: str, error: BaseException) -> str:

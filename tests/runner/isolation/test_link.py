@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 
-from runner.isolation.inside import OuterRelay
 from runner.isolation.link import (
     Failed,
     FreeSpace,
@@ -18,7 +17,7 @@ from runner.isolation.link import (
     TrialMoved,
 )
 from runner.isolation.shared_dir import SharedDir, open_shared_dir, remove_stale_shared_dirs
-from runner.relay import Relay
+from runner.relay import OuterRelay, Relay
 from runner.results import AgentRecord, ModelSource, ModelUse
 from runner.scripted import ScriptUpstream
 
