@@ -173,7 +173,8 @@ class IsolatedExecutor:
         engine = shared_engine()
         note = partial(self._note, warning=False)
         image = await ensure_runner_image(engine, self._docker, note)
-        await asyncio.to_thread(self._put_submission, context)
+        if (submission := await asyncio.to_thread(read_submission, context)) is not None:
+            self._dir.submission.write_bytes(submission)
         mounts = folder_mounts(
             read_only=[item.task.path for item in self._tasks if item.task is not None],
             writable=[context.directory.root],
@@ -221,17 +222,6 @@ class IsolatedExecutor:
         self._free_space = asyncio.get_running_loop().create_future()
         link.send(MeasureSpace())
         return await self._free_space
-
-    def _put_submission(self, context: JobContext) -> None:
-        """Upload the agent as the ZIP that would be submitted, without the rest of its folder."""
-        digest = context.agent.record.digest
-        if digest is None:
-            return
-        source = Path(context.config.agent)
-        data = build_zip(source).data if source.is_dir() else source.read_bytes()
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise JobError(f"{source} was changed while the job was starting: start again")
-        self._dir.submission.write_bytes(data)
 
     async def _listen(self) -> asyncio.Future[Link]:
         """Wait for the inner side to connect. Only this user can enter the folder."""
@@ -334,6 +324,21 @@ class IsolatedExecutor:
                 if lines:
                     return f"; the end of its {path.name}:\n" + "\n".join(lines[-_LOG_LINES:])
         return ""
+
+
+def read_submission(context: JobContext) -> bytes | None:
+    """Return the agent as the ZIP that would be submitted; None for a built-in one.
+
+    Raises JobError if it is no longer the one that the job began with.
+    """
+    digest = context.agent.record.digest
+    if digest is None:
+        return None
+    source = Path(context.config.agent)
+    data = build_zip(source).data if source.is_dir() else source.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise JobError(f"{source} was changed while the job was starting: start again")
+    return data
 
 
 def _runnable(item: JobTask, *, allow_network: bool) -> Task:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from runner.config import RunConfig
 from runner.environments import DockerSettings, EnvironmentKind, TransferError
 from runner.environments.docker import local_names
+from runner.executors.isolated import read_submission
 from runner.executors.ray.cluster import (
     DOCKER,
     DOCKER_SHARE,
@@ -50,7 +50,6 @@ from runner.jobs.limiter import Capacity, Limiter, Resources
 from runner.jobs.tasks import JobTask
 from runner.relay import RelayListener
 from runner.results import write_model
-from runner.submission import build_zip
 from runner.trials import Trial, environment_spec, write_lost_trial
 
 ray: Any = _ray  # its own types are incomplete
@@ -184,7 +183,7 @@ class RayExecutor:
         """Have every node open the job, and return its key there. Raises JobError."""
         key = f"job-{context.job_id.hex[:12]}"
         parcels, folders = await asyncio.to_thread(self._pack_tasks)
-        submission = await asyncio.to_thread(_submission, context)
+        submission = await asyncio.to_thread(read_submission, context)
         relay = context.model.relay
         certificate = self.relay_listener.certificate
         request = OpenJob(
@@ -456,15 +455,3 @@ def _certificate(config: RunConfig) -> tuple[str, int] | None:
         return None
     host, _, port = config.relay_listen.rpartition(":")
     return host, int(port)
-
-
-def _submission(context: JobContext) -> bytes | None:
-    """Return the agent as the ZIP that would be submitted, without the rest of its folder."""
-    digest = context.agent.record.digest
-    if digest is None:
-        return None
-    source = Path(context.config.agent)
-    data = build_zip(source).data if source.is_dir() else source.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise JobError(f"{source} was changed while the job was starting: start again")
-    return data
